@@ -1,0 +1,114 @@
+//! What a request is about and where it could go.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Action, ClusterName, DatasetName, Level, ModelName, Residency, ServiceName, StoreName};
+
+/// The Cedar resource of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub enum Resource {
+    /// A model on a cluster; entity `Tidegate::Model::"cluster/model"`.
+    Model {
+        /// The cluster that serves it.
+        cluster: ClusterName,
+        /// The model as the client named it.
+        model: ModelName,
+    },
+    /// A dataset of a store.
+    Dataset(DatasetName),
+    /// A plain HTTP service.
+    Service(ServiceName),
+}
+
+impl Resource {
+    /// The entity type's name within the namespace `Tidegate`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Model { .. } => "Model",
+            Self::Dataset(_) => "Dataset",
+            Self::Service(_) => "Service",
+        }
+    }
+
+    /// The entity id.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self {
+            Self::Model { cluster, model } => format!("{cluster}/{model}"),
+            Self::Dataset(name) => name.to_string(),
+            Self::Service(name) => name.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::\"{}\"", self.kind(), self.id())
+    }
+}
+
+/// The configured far side that a request is sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub enum UpstreamRef {
+    /// A GPU cluster.
+    Cluster(ClusterName),
+    /// A data store.
+    Store(StoreName),
+    /// A plain HTTP service.
+    Service(ServiceName),
+}
+
+impl fmt::Display for UpstreamRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster(name) => write!(f, "cluster `{name}`"),
+            Self::Store(name) => write!(f, "store `{name}`"),
+            Self::Service(name) => write!(f, "service `{name}`"),
+        }
+    }
+}
+
+/// One way to serve a request: the resource that Cedar decides on, where the data would go, and who is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    /// Cedar's resource.
+    pub resource: Resource,
+    /// Cedar's `context.destination`: the cluster that gets the data, if it is known.
+    pub destination: Option<ClusterName>,
+    /// The far side.
+    pub upstream: UpstreamRef,
+}
+
+/// What a route leads to; it fixes the kind of resource and, but for stores, the action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteKind {
+    /// An OpenAI-compatible call to any of these clusters that serves the model, in this order.
+    Inference {
+        /// `Infer` or `Embed`.
+        action: Action,
+        /// The candidates, best first.
+        clusters: Vec<ClusterName>,
+    },
+    /// An S3 store, path-style; the operation fixes the action.
+    Store {
+        /// The store.
+        store: StoreName,
+    },
+    /// A plain HTTP service.
+    Service {
+        /// The service.
+        service: ServiceName,
+    },
+}
+
+/// The least strict label that a route lets through.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Floor {
+    /// The lowest level, if the route declares one.
+    pub level: Option<Level>,
+    /// The widest residency, if the route declares one.
+    pub residency: Option<Residency>,
+}
