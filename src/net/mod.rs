@@ -1,1 +1,19 @@
-//! (to come)
+//! How Tidegate reaches and is reached: TLS configurations, certificates, the connector with its address rules, a small HTTPS client.
+//!
+//! Nothing here knows of requests, policies or records. Trust is always a named file: the system's roots are never taken silently, redirects are never
+//! followed, and an address is checked at the moment it is dialled. Start with `tls.rs` for what is negotiated, `address.rs` for what may be dialled.
+
+mod address;
+mod certificate;
+mod client;
+mod connector;
+mod pki;
+mod tls;
+
+pub use address::{AddressError, Host, Origin, OriginError, Reach};
+pub use certificate::{CertificateError, CertificateFacts};
+pub use client::{Client, ClientError, ClientSettings, FetchError};
+pub use connector::{ConnectError, ConnectTimes, Connector, Plaintext, Resolver, Stream};
+pub use pki::{Authority, Issued, PkiError, Subject, write_new};
+pub(crate) use tls::H2;
+pub use tls::{Alpn, ClientAuth, ClientIdentityFiles, ClientTls, ServerTls, ServerTlsFiles, TlsError};
