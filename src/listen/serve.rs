@@ -1,0 +1,314 @@
+//! HTTP on one accepted connection, from its first byte to its last: version by ALPN, every bound set explicitly, and an orderly end.
+//!
+//! HTTP/1 bytes pass the [`Guard`] first. HTTP/2 framing is the library's, with every bound against floods set by hand because its defaults have
+//! changed over time. There is no upgrade and no guessing of versions.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::guard::{Guard, GuardTimes, Verdict};
+use super::head::HeadLimits;
+use super::refusal::{Refusal, RefusedConnection};
+use super::settings::Settings;
+use crate::message::{Connection, Protocol};
+
+/// What a body or a handler may fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// The body of an answer.
+pub type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Room that the HTTP library needs besides one whole head.
+const READ_AHEAD: usize = 16 * 1024;
+/// How long a closing HTTP/2 connection without requests may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// The largest frame that a client may send; the smallest that RFC 9113 allows.
+const MAX_FRAME: u32 = 16 * 1024;
+
+/// Whoever answers the requests of a listener.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request.
+    fn handle(
+        &self,
+        connection: Arc<Connection>,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Response<AnswerBody>> + Send;
+
+    /// Answers an HTTP/1 request of which nothing but the refusal is known. The connection closes after it; the status is set by the caller.
+    fn reject(
+        &self,
+        connection: Arc<Connection>,
+        refusal: Refusal,
+    ) -> impl Future<Output = Response<AnswerBody>> + Send;
+
+    /// Notes a connection that ended without an answer. Must not block.
+    fn refused(&self, peer: std::net::SocketAddr, reason: &RefusedConnection);
+}
+
+/// A connection's view of the listener's end.
+#[derive(Debug, Clone)]
+pub(super) struct Stopping {
+    signal: watch::Receiver<bool>,
+    pub(super) drain: Duration,
+}
+
+impl Stopping {
+    pub(super) const fn new(signal: watch::Receiver<bool>, drain: Duration) -> Self {
+        Self { signal, drain }
+    }
+
+    /// Waits for the signal; a listener that is gone has stopped too.
+    pub(super) async fn begun(&mut self) {
+        drop(self.signal.wait_for(|stopping| *stopping).await);
+    }
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve<H, S>(
+    io: S,
+    connection: Arc<Connection>,
+    handler: Arc<H>,
+    settings: &Settings,
+    stopping: Stopping,
+) where
+    H: Handler,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (peer, protocol) = (connection.peer, connection.protocol);
+    let ended = match protocol {
+        Protocol::Http1 => serve_http1(io, connection, Arc::clone(&handler), settings, stopping).await,
+        Protocol::Http2 => serve_http2(io, connection, Arc::clone(&handler), settings, stopping).await,
+    };
+    if let Err(error) = ended
+        && is_violation(protocol, &error)
+    {
+        handler.refused(peer, &RefusedConnection::Protocol(error));
+    }
+}
+
+async fn serve_http1<H, S>(
+    io: S,
+    connection: Arc<Connection>,
+    handler: Arc<H>,
+    settings: &Settings,
+    mut stopping: Stopping,
+) -> hyper::Result<()>
+where
+    H: Handler,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &settings.limits;
+    let head = HeadLimits { bytes: limits.max_header_bytes.as_usize(), fields: limits.max_headers.into() };
+    let times = GuardTimes { head: limits.header_timeout.get(), write: limits.idle_timeout.get() };
+    let guard = Guard::new(io, head, times);
+    let verdict = guard.verdict();
+    let ordinals = Arc::new(AtomicU64::new(0));
+    let service = service_fn(move |request: Request<Incoming>| {
+        // One request at a time and one call a request, so the count agrees with the scan's.
+        let ordinal = ordinals.fetch_add(1, Ordering::Relaxed) + 1;
+        let (connection, handler, verdict) =
+            (Arc::clone(&connection), Arc::clone(&handler), Arc::clone(&verdict));
+        async move {
+            Ok::<_, std::convert::Infallible>(match verdict.of_request(ordinal) {
+                Some(refusal) => closing(handler.reject(connection, refusal).await, refusal),
+                None => {
+                    let request = request.map(|body| RequestBody { body, verdict: Some(verdict) });
+                    handler.handle(connection, request).await
+                }
+            })
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The guard times a head; what is left to this timer is the wait between requests.
+        .header_read_timeout(limits.idle_timeout.get())
+        .max_buf_size(head.bytes + READ_AHEAD)
+        .max_headers(head.fields)
+        .half_close(false)
+        .keep_alive(true)
+        .serve_connection(TokioIo::new(guard), service);
+    let mut served = pin!(served);
+    tokio::select! {
+        ended = served.as_mut() => return ended,
+        () = stopping.begun() => served.as_mut().graceful_shutdown(),
+    }
+    timeout(stopping.drain, served).await.unwrap_or(Ok(()))
+}
+
+async fn serve_http2<H, S>(
+    io: S,
+    connection: Arc<Connection>,
+    handler: Arc<H>,
+    settings: &Settings,
+    mut stopping: Stopping,
+) -> hyper::Result<()>
+where
+    H: Handler,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (in_flight, watched) = watch::channel(0_usize);
+    let in_flight = Arc::new(in_flight);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (connection, handler) = (Arc::clone(&connection), Arc::clone(&handler));
+        let busy = Busy::new(Arc::clone(&in_flight));
+        async move {
+            let request = request.map(|body| RequestBody { body, verdict: None });
+            let answer = handler.handle(connection, request).await;
+            Ok::<_, std::convert::Infallible>(answer.map(|body| BusyBody { body, _busy: busy }))
+        }
+    });
+    let served = http2_builder(settings).serve_connection(TokioIo::new(io), service);
+    let mut served = pin!(served);
+    let limit = tokio::select! {
+        ended = served.as_mut() => return ended,
+        () = idle(watched, settings.limits.idle_timeout.get()) => GOODBYE,
+        () = stopping.begun() => stopping.drain,
+    };
+    served.as_mut().graceful_shutdown();
+    timeout(limit, served).await.unwrap_or(Ok(()))
+}
+
+fn http2_builder(settings: &Settings) -> http2::Builder<TokioExecutor> {
+    let bounds = &settings.http2;
+    let u32_of = |size: crate::model::ByteSize| u32::try_from(size.get()).unwrap_or(u32::MAX >> 1);
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .adaptive_window(false)
+        .initial_stream_window_size(u32_of(bounds.initial_stream_window))
+        .initial_connection_window_size(u32_of(bounds.initial_connection_window))
+        .max_frame_size(MAX_FRAME)
+        .max_concurrent_streams(bounds.max_concurrent_streams)
+        .max_header_list_size(u32_of(bounds.max_header_list_size))
+        .max_pending_accept_reset_streams(usize::from(bounds.max_pending_accept_reset_streams))
+        .max_local_error_reset_streams(usize::from(bounds.max_local_error_reset_streams))
+        .max_send_buf_size(bounds.max_send_buffer.as_usize())
+        .keep_alive_interval(bounds.keepalive_interval.get())
+        .keep_alive_timeout(bounds.keepalive_timeout.get());
+    builder
+}
+
+/// Waits until no request was in flight for `limit`.
+async fn idle(mut in_flight: watch::Receiver<usize>, limit: Duration) {
+    loop {
+        if in_flight.wait_for(|count| *count == 0).await.is_err() {
+            return std::future::pending().await;
+        }
+        if timeout(limit, in_flight.changed()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The answer to a refused request: its status is the refusal's, and it is the last.
+fn closing(mut answer: Response<AnswerBody>, refusal: Refusal) -> Response<AnswerBody> {
+    *answer.status_mut() = refusal.status();
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+/// Whether the peer broke the protocol, rather than went away or was slow.
+fn is_violation(protocol: Protocol, error: &hyper::Error) -> bool {
+    match protocol {
+        Protocol::Http1 => error.is_parse(),
+        // What is left of the library's errors when those of the socket, of time and of our own making are taken away.
+        Protocol::Http2 => {
+            let source = std::error::Error::source(error);
+            let ours = error.is_timeout() || error.is_user() || error.is_canceled() || error.is_closed();
+            !ours && source.is_some_and(|source| !source.is::<std::io::Error>())
+        }
+    }
+}
+
+/// The body of a request. Broken chunk framing ends it with the [`Refusal`] as its error.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Incoming,
+    verdict: Option<Arc<Verdict>>,
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| {
+                let refusal = self.verdict.as_ref().and_then(|verdict| verdict.of_body());
+                refusal.map_or_else(|| error.into(), Into::into)
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Counts a request as in flight while it lives.
+#[derive(Debug)]
+struct Busy(Arc<watch::Sender<usize>>);
+
+impl Busy {
+    fn new(count: Arc<watch::Sender<usize>>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+pin_project_lite::pin_project! {
+    struct BusyBody {
+        #[pin]
+        body: AnswerBody,
+        _busy: Busy,
+    }
+}
+
+impl HttpBody for BusyBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

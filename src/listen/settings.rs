@@ -1,0 +1,220 @@
+//! What the operator sets for a listener: address, TLS, bounds.
+//!
+//! A value here has been read, not yet tried: [`Settings::check`] finds everything that [`super::Listener::bind`] would refuse, without binding.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ByteSize, Duration, Problems};
+use crate::net::{ClientAuth, ServerTls, ServerTlsFiles};
+
+/// The smallest head bound that the HTTP library can work with.
+const MIN_HEADER_BYTES: u64 = 1024;
+/// The largest head bound: what one connection may make us hold.
+const MAX_HEADER_BYTES: u64 = 1024 * 1024;
+/// HTTP/2 windows are 31 bits (RFC 9113 section 6.9.1).
+const MAX_WINDOW: u64 = (1 << 31) - 1;
+
+/// One listener.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// IP address and port to listen on; port 0 takes a free one. No default.
+    #[schemars(with = "String")]
+    pub address: SocketAddr,
+    /// TLS. Default: none, which only a loopback address may have.
+    #[serde(default)]
+    pub tls: Option<TlsSettings>,
+    /// Bounds on connections and heads.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Bounds on HTTP/2.
+    #[serde(default)]
+    pub http2: Http2,
+    /// How long requests in flight may go on after the stop signal. Default: `120s`.
+    #[serde(default = "default_drain")]
+    pub drain: Duration,
+}
+
+/// The certificate that a listener shows, and what it asks of clients.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSettings {
+    /// PEM file: the certificate, then the intermediates.
+    pub certificate: PathBuf,
+    /// PEM file: the private key; mode 0600.
+    pub key: PathBuf,
+    /// Whether clients must show a certificate: `off`, `optional`, `required`. Default: `off`.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+    /// PEM file: the authorities that client certificates must come from; wanted unless `client_auth` is `off`.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Bounds on connections and heads.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at once; more are closed at once. Default: 10000.
+    pub max_connections: u32,
+    /// Connections at once from one IPv4 address or one IPv6 /64; 0 is no bound. Default: 100.
+    pub max_connections_per_ip: u32,
+    /// Time for the TLS handshake. Default: `10s`.
+    pub handshake_timeout: Duration,
+    /// Time for a request head, from its first byte to its last. Default: `10s`.
+    pub header_timeout: Duration,
+    /// Bytes of a request head (HTTP/1). Default: `32KiB`.
+    pub max_header_bytes: ByteSize,
+    /// Header fields of a request. Default: 100.
+    pub max_headers: u16,
+    /// Time without a request, or without progress of a write, after which a connection is closed. Default: `60s`.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_connections_per_ip: 100,
+            handshake_timeout: Duration::secs(10),
+            header_timeout: Duration::secs(10),
+            max_header_bytes: ByteSize::kib(32),
+            max_headers: 100,
+            idle_timeout: Duration::secs(60),
+        }
+    }
+}
+
+/// Bounds on HTTP/2.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http2 {
+    /// Requests at once on one connection. Default: 100.
+    pub max_concurrent_streams: u32,
+    /// Bytes of a decoded header list. Default: `32KiB`.
+    pub max_header_list_size: ByteSize,
+    /// Streams that a client reset before we took them; more end the connection (CVE-2023-44487). Default: 20.
+    pub max_pending_accept_reset_streams: u16,
+    /// Streams that we reset for the client's errors; more end the connection (CVE-2025-8671). Default: 1024.
+    pub max_local_error_reset_streams: u16,
+    /// Bytes that a client may send ahead on one stream. Default: `64KiB`.
+    pub initial_stream_window: ByteSize,
+    /// Bytes that a client may send ahead on a connection. Default: `1MiB`.
+    pub initial_connection_window: ByteSize,
+    /// Bytes of answers held for one stream while the client does not take them. Default: `64KiB`.
+    pub max_send_buffer: ByteSize,
+    /// Time between keep-alive pings. Default: `20s`.
+    pub keepalive_interval: Duration,
+    /// Time for the answer to a ping. Default: `10s`.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 100,
+            max_header_list_size: ByteSize::kib(32),
+            max_pending_accept_reset_streams: 20,
+            max_local_error_reset_streams: 1024,
+            initial_stream_window: ByteSize::kib(64),
+            initial_connection_window: ByteSize::mib(1),
+            max_send_buffer: ByteSize::kib(64),
+            keepalive_interval: Duration::secs(20),
+            keepalive_timeout: Duration::secs(10),
+        }
+    }
+}
+
+const fn default_drain() -> Duration {
+    Duration::secs(120)
+}
+
+impl Settings {
+    /// A listener with default bounds.
+    #[must_use]
+    pub fn new(address: SocketAddr, tls: Option<TlsSettings>) -> Self {
+        Self { address, tls, limits: Limits::default(), http2: Http2::default(), drain: default_drain() }
+    }
+
+    /// Everything that would keep the listener from starting, but for the address being taken. `place` is where these settings stand in `file`.
+    #[must_use]
+    pub fn check(&self, file: &str, place: &str) -> Problems {
+        let mut problems = Problems::new();
+        match &self.tls {
+            Some(tls) => {
+                if let Err(error) = ServerTls::load(&tls.files()) {
+                    let hint = "see `tidegate certs init` for a working set";
+                    problems.push(file, format!("{place}.tls"), error.describe(), hint);
+                }
+            }
+            None if !is_loopback(self.address.ip()) => problems.push(
+                file,
+                format!("{place}.tls"),
+                format_args!("`{}` is no loopback address, so tls is wanted", self.address),
+                "add certificate and key, or listen on 127.0.0.1",
+            ),
+            None => {}
+        }
+        let mut bound = |name: &str, value: u64, min: u64, max: u64| {
+            if value < min || value > max {
+                let message = format_args!("{value} is not between {min} and {max}").to_string();
+                problems.push(file, format!("{place}.{name}"), message, "");
+            }
+        };
+        let (limits, http2) = (&self.limits, &self.http2);
+        bound("limits.max_connections", limits.max_connections.into(), 1, 1_000_000);
+        bound("limits.max_header_bytes", limits.max_header_bytes.get(), MIN_HEADER_BYTES, MAX_HEADER_BYTES);
+        bound("limits.max_headers", limits.max_headers.into(), 1, 1_000);
+        bound("http2.max_concurrent_streams", http2.max_concurrent_streams.into(), 1, 10_000);
+        let list = http2.max_header_list_size.get();
+        bound("http2.max_header_list_size", list, MIN_HEADER_BYTES, MAX_HEADER_BYTES);
+        bound("http2.initial_stream_window", http2.initial_stream_window.get(), 1, MAX_WINDOW);
+        bound("http2.initial_connection_window", http2.initial_connection_window.get(), 65_535, MAX_WINDOW);
+        bound("http2.max_send_buffer", http2.max_send_buffer.get(), MIN_HEADER_BYTES, MAX_WINDOW);
+        problems
+    }
+}
+
+impl TlsSettings {
+    /// The files, as `net` takes them.
+    #[must_use]
+    pub fn files(&self) -> ServerTlsFiles {
+        ServerTlsFiles {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            client_auth: self.client_auth,
+            client_ca: self.client_ca.clone(),
+        }
+    }
+}
+
+pub(super) fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_file_takes_the_defaults() {
+        let settings: Settings =
+            toml::from_str("address = '127.0.0.1:0'\n[limits]\nmax_headers = 7").unwrap();
+        assert_eq!(settings.limits.max_headers, 7);
+        assert_eq!(settings.limits.max_connections, 10_000);
+        assert_eq!(settings.http2.max_concurrent_streams, 100);
+        assert!(settings.check("t.toml", "listen").is_empty());
+        assert!(toml::from_str::<Settings>("address = '127.0.0.1:0'\nlimit = 1").is_err());
+    }
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let text = "address = '0.0.0.0:0'\n[limits]\nmax_headers = 0\nmax_header_bytes = '1B'";
+        let settings: Settings = toml::from_str(text).unwrap();
+        assert_eq!(settings.check("t.toml", "listen").iter().count(), 3);
+    }
+}
