@@ -1,0 +1,26 @@
+//! A request that passed the gate: the only form in which stages see one.
+
+use http::{HeaderMap, Method, Version};
+
+use super::{Body, CallerHeaders, Target};
+
+/// A request without ambiguities; `gate` makes it.
+#[derive(Debug)]
+pub struct Inbound {
+    /// One of the methods that the gate allows.
+    pub method: Method,
+    /// Host, path and query.
+    pub target: Target,
+    /// The headers to forward: sanitised, without `Host`, `Content-Length` and the caller's own.
+    pub headers: HeaderMap,
+    /// What the caller said to the gateway itself; never forwarded.
+    pub caller: CallerHeaders,
+    /// HTTP/1.1 or HTTP/2.
+    pub version: Version,
+    /// The length of the body in bytes, if it is known before reading; 0 without a body.
+    pub declared_bytes: Option<u64>,
+    /// The client waits for `100 Continue`: polling `body` sends it.
+    pub expects_continue: bool,
+    /// The body, bounded in bytes and idle time.
+    pub body: Body,
+}
