@@ -1,1 +1,28 @@
-//! (to come)
+//! The decision: may this principal do this, with this data, going there?
+//!
+//! Owns Cedar: the bundle of policies, schema and entities ([`Bundle::load`]), the request as Cedar sees it
+//! ([`AuthzRequest`]), and the outcome. A [`Permit`] can be made only in here, by [`Bundle::decide`], and only for an Allow
+//! without any evaluation error. No decision is ever cached; what is cached are the few entities that a decision looks at.
+//!
+//! Must not do: I/O but for reading the bundle, reading clocks, or knowing of HTTP. Nothing else names the Cedar library.
+
+mod bundle;
+mod check;
+mod decide;
+pub mod embedded;
+mod entities;
+#[cfg(test)]
+mod fixtures;
+mod lint;
+mod master;
+mod names;
+mod permit;
+mod record;
+mod request;
+mod schema;
+mod source;
+
+pub use bundle::{Bundle, Effect, PolicyInfo, content_hash};
+pub use permit::{Denial, DenialReason, Evaluation, Permit};
+pub use record::RequestRecord;
+pub use request::AuthzRequest;

@@ -1,0 +1,207 @@
+//! A bundle: policies, schema and entities that belong together, checked as a whole, hashed, and never changed.
+//!
+//! A reload makes a new bundle, with its own slices; whoever holds the old one goes on with it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use cedar_policy::{Authorizer, PolicyId, PolicySet, Schema};
+use serde::Serialize;
+
+use super::check;
+use super::entities::Slices;
+use super::master::Master;
+use super::names::{Names, type_name};
+use super::request::probe;
+use super::schema;
+use super::source::{SCHEMA, Source};
+use crate::model::{Jurisdictions, Problems};
+
+/// What a policy does when it matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// It allows, unless a forbid matches too.
+    Permit,
+    /// It denies, whatever permits match.
+    Forbid,
+}
+
+/// A policy as people know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyInfo {
+    /// Its `@id`, unique in the bundle.
+    pub id: Arc<str>,
+    /// What it does.
+    pub effect: Effect,
+    /// Its `@owner`: whom to ask.
+    pub owner: Option<Arc<str>>,
+    /// Its `@reason`: why, in words that a caller may read.
+    pub reason: Option<Arc<str>>,
+    /// The file within the bundle.
+    pub file: String,
+    /// The line where it starts, from 1.
+    pub line: usize,
+}
+
+/// A checked bundle.
+pub struct Bundle {
+    hash: Arc<str>,
+    files: Vec<(String, Vec<u8>)>,
+    names: Names,
+    schema: Schema,
+    policies: PolicySet,
+    infos: HashMap<PolicyId, Arc<PolicyInfo>>,
+    master: Master,
+    authorizer: Authorizer,
+    slices: Slices,
+}
+
+/// What a bundle loaded from `dir` now would have as its hash; with the problems of reading it, if there are any, so that every
+/// change of the files changes the text.
+#[must_use]
+pub fn content_hash(dir: &Path) -> String {
+    let mut problems = Problems::new();
+    let hash = Source::read(dir, &mut problems).hash();
+    if problems.is_empty() { hash } else { format!("{hash} {problems}") }
+}
+
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bundle").field("hash", &self.hash).field("policies", &self.infos.len()).finish()
+    }
+}
+
+impl Bundle {
+    /// Reads exactly `*.cedar`, `tidegate.cedarschema` and `entities.json` of a directory, and checks them as a whole.
+    ///
+    /// Bounds: 1 MiB a policy file or schema, 16 MiB of entities, 1,000 policy files, 10,000 policies.
+    ///
+    /// # Errors
+    /// All problems that were found, each with file, line and column.
+    pub fn load(dir: &Path) -> Result<Self, Problems> {
+        let mut problems = Problems::new();
+        let source = Source::read(dir, &mut problems);
+        Self::assemble(source, problems)
+    }
+
+    /// The same from files in memory, such as an archived bundle; `origin` stands for the directory in messages.
+    ///
+    /// # Errors
+    /// As [`Bundle::load`].
+    pub fn from_files(origin: &str, files: Vec<(String, Vec<u8>)>) -> Result<Self, Problems> {
+        let mut problems = Problems::new();
+        let source = Source::from_files(origin, files, &mut problems);
+        Self::assemble(source, problems)
+    }
+
+    fn assemble(source: Source, mut problems: Problems) -> Result<Self, Problems> {
+        let Some(names) = Names::new() else {
+            problems.push("", "", "the names of the Cedar domain do not parse", "");
+            return Err(problems);
+        };
+        let schema = schema::load(&source, &names, &mut problems);
+        let master = schema.as_ref().and_then(|schema| {
+            probe(schema, &names, &source.path(SCHEMA), &mut problems);
+            Master::load(&source, schema, &names, &mut problems)
+        });
+        let checked = check::load(&source, schema.as_ref(), master.as_ref(), &mut problems);
+        match (schema, master) {
+            (Some(schema), Some(master)) if problems.is_empty() => Ok(Self {
+                hash: source.hash().into(),
+                files: source.into_files(),
+                names,
+                schema,
+                policies: checked.policies,
+                infos: checked.infos,
+                master,
+                authorizer: Authorizer::new(),
+                slices: Slices::new(),
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// SHA-256 over the names and contents of its files, lower-case hexadecimal.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Its files with their bytes, in order of name.
+    #[must_use]
+    pub fn files(&self) -> &[(String, Vec<u8>)] {
+        &self.files
+    }
+
+    /// The known places and what contains them.
+    #[must_use]
+    pub const fn jurisdictions(&self) -> &Jurisdictions {
+        self.master.jurisdictions()
+    }
+
+    /// Whether `entities.json` has the entity: `has_entity("Cluster", "eu")`.
+    #[must_use]
+    pub fn has_entity(&self, kind: &str, id: &str) -> bool {
+        type_name(kind).is_some_and(|kind| {
+            let id = cedar_policy::EntityId::new(id);
+            self.master.contains(&cedar_policy::EntityUid::from_type_name_and_id(kind, id))
+        })
+    }
+
+    /// All policies, in order of file and line.
+    #[must_use]
+    pub fn policies(&self) -> Vec<Arc<PolicyInfo>> {
+        let mut all: Vec<_> = self.infos.values().cloned().collect();
+        all.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        all
+    }
+
+    /// The policy with this `@id`.
+    #[must_use]
+    pub fn policy(&self, id: &str) -> Option<&Arc<PolicyInfo>> {
+        self.infos.get(&PolicyId::new(id))
+    }
+
+    pub(super) const fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(super) const fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    pub(super) const fn master(&self) -> &Master {
+        &self.master
+    }
+
+    pub(super) const fn slices(&self) -> &Slices {
+        &self.slices
+    }
+
+    pub(super) const fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
+    }
+
+    pub(super) const fn policy_set(&self) -> &PolicySet {
+        &self.policies
+    }
+
+    pub(super) const fn shared_hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+
+    pub(super) fn info(&self, id: &PolicyId) -> Option<&Arc<PolicyInfo>> {
+        self.infos.get(id)
+    }
+
+    /// The same bundle with policies that no check has seen: what a decision does when a check has a gap.
+    #[cfg(test)]
+    pub(super) fn with_unchecked(mut self, policies: &str) -> Self {
+        let set: PolicySet = policies.parse().unwrap();
+        self.policies.merge(&set, true).unwrap();
+        self
+    }
+}

@@ -1,0 +1,312 @@
+//! `entities.json`: the single source of facts about jurisdictions, providers, teams, clusters, models, stores, datasets and services.
+//!
+//! Parsed once into our own map, with the ancestors of each entity worked out. A request never touches more of it than it names.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use cedar_policy::{Entity, EntityId, EntityUid, EvalResult, Schema};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::names::{NAMESPACE, Names, PRINCIPAL_SIDE};
+use super::schema::describe;
+use super::source::{ENTITIES, Source, place};
+use crate::model::{
+    ClusterName, DatasetName, Jurisdiction, Jurisdictions, ModelName, Problems, ServiceName, StoreName,
+    TeamName,
+};
+
+/// An entity with all that contain it.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) entity: Entity,
+    /// Transitive, without the entity itself.
+    pub(super) ancestors: Box<[EntityUid]>,
+}
+
+/// The facts of one bundle.
+#[derive(Debug, Default)]
+pub(super) struct Master {
+    records: HashMap<EntityUid, Record>,
+    jurisdictions: Jurisdictions,
+}
+
+/// An entity as the file has it, before anything is known of the others.
+struct Parsed {
+    entity: Entity,
+    parents: Vec<EntityUid>,
+    /// Byte offset in the file.
+    start: usize,
+}
+
+/// A mistake and its mend.
+type Mistake = (String, &'static str);
+
+/// Where mistakes of parsed entities are noted.
+struct Found<'a> {
+    text: &'a str,
+    file: &'a str,
+    problems: &'a mut Problems,
+}
+
+impl Found<'_> {
+    fn push(&mut self, entity: &Parsed, message: String, hint: &str) {
+        self.problems.push(self.file, place(self.text, entity.start), message, hint);
+    }
+}
+
+/// What is read besides Cedar's own parser, to name the entity in messages.
+#[derive(Deserialize)]
+struct Shape {
+    uid: Uid,
+    #[serde(default)]
+    parents: Vec<Uid>,
+}
+
+/// A reference, in the plain or in the escaped form.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Uid {
+    Escaped { __entity: Plain },
+    Plain(Plain),
+}
+
+#[derive(Deserialize)]
+struct Plain {
+    r#type: String,
+    id: String,
+}
+
+impl Uid {
+    fn plain(&self) -> &Plain {
+        match self {
+            Self::Escaped { __entity: plain } | Self::Plain(plain) => plain,
+        }
+    }
+
+    fn parse(&self) -> Option<EntityUid> {
+        let Plain { r#type, id } = self.plain();
+        Some(EntityUid::from_type_name_and_id(r#type.parse().ok()?, EntityId::new(id)))
+    }
+}
+
+impl Master {
+    /// Parses and checks the entities. What could be read is returned also when there are problems.
+    pub(super) fn load(
+        source: &Source,
+        schema: &Schema,
+        names: &Names,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let text = source.text(ENTITIES, problems)?;
+        let file = source.path(ENTITIES);
+        let items: Vec<&RawValue> = match serde_json::from_str(text) {
+            Ok(items) => items,
+            Err(error) => {
+                let place = format!("line {}, column {}", error.line(), error.column().max(1));
+                let text = error.to_string();
+                let what = text.split(" at line ").next().unwrap_or("");
+                problems.push(&file, place, format!("is no JSON list: {what}"), "write a list of entities");
+                return None;
+            }
+        };
+        let mut parsed: BTreeMap<EntityUid, Parsed> = BTreeMap::new();
+        // Whoever refers to a broken entity is not to blame.
+        let mut broken: HashSet<EntityUid> = HashSet::new();
+        for item in items {
+            let start = item.get().as_ptr().addr().saturating_sub(text.as_ptr().addr());
+            let place = place(text, start);
+            let shape = shape(item);
+            match shape.as_ref().map_err(Clone::clone).and_then(|shape| parse(item, shape, start, schema)) {
+                Ok(entity) => {
+                    let uid = entity.entity.uid();
+                    let message = format!("`{uid}` is there twice");
+                    if parsed.insert(uid, entity).is_some() {
+                        problems.push(&file, place, message, "remove one");
+                    }
+                }
+                Err((message, hint)) => {
+                    broken.extend(shape.ok().and_then(|shape| shape.uid.parse()));
+                    problems.push(&file, place, message, hint);
+                }
+            }
+        }
+        let mut found = Found { text, file: &file, problems };
+        check(&parsed, &broken, names, &mut found);
+        Some(Self::assemble(parsed, &mut found))
+    }
+
+    fn assemble(parsed: BTreeMap<EntityUid, Parsed>, found: &mut Found<'_>) -> Self {
+        let mut ancestors: HashMap<EntityUid, BTreeSet<EntityUid>> = HashMap::new();
+        for (uid, entity) in &parsed {
+            let above = climb(uid, &parsed);
+            if above.contains(uid) {
+                let message = format!("`{uid}` is inside itself");
+                found.push(entity, message, "remove one of the parents in the circle");
+            }
+            ancestors.insert(uid.clone(), above);
+        }
+        let places = parsed.keys().filter(|uid| uid.type_name().basename() == "Jurisdiction");
+        let jurisdictions = places
+            .filter_map(|uid| {
+                let above =
+                    ancestors.get(uid)?.iter().filter_map(|outer| outer.id().unescaped().parse().ok());
+                Some((uid.id().unescaped().parse::<Jurisdiction>().ok()?, above.collect()))
+            })
+            .collect();
+        let records = parsed
+            .into_iter()
+            .map(|(uid, parsed)| {
+                let above = ancestors.remove(&uid).unwrap_or_default().into_iter().collect();
+                (uid, Record { entity: parsed.entity, ancestors: above })
+            })
+            .collect();
+        Self { records, jurisdictions: Jurisdictions::new(jurisdictions) }
+    }
+
+    /// The entity and its ancestors.
+    pub(super) fn get(&self, uid: &EntityUid) -> Option<&Record> {
+        self.records.get(uid)
+    }
+
+    /// Whether the entity is known.
+    pub(super) fn contains(&self, uid: &EntityUid) -> bool {
+        self.records.contains_key(uid)
+    }
+
+    /// The known places and what contains them.
+    pub(super) const fn jurisdictions(&self) -> &Jurisdictions {
+        &self.jurisdictions
+    }
+}
+
+fn climb(start: &EntityUid, parsed: &BTreeMap<EntityUid, Parsed>) -> BTreeSet<EntityUid> {
+    let mut above = BTreeSet::new();
+    let mut open = vec![start];
+    while let Some(uid) = open.pop() {
+        for parent in parsed.get(uid).into_iter().flat_map(|entity| &entity.parents) {
+            if above.insert(parent.clone()) {
+                open.push(parent);
+            }
+        }
+    }
+    above
+}
+
+fn shape(item: &RawValue) -> Result<Shape, Mistake> {
+    serde_json::from_str(item.get()).map_err(|_| {
+        (
+            "is no entity: `uid` or `parents` is not made of `type` and `id`".to_owned(),
+            r#"write {"uid": {"type": "Tidegate::Team", "id": "research"}, "parents": [], "attrs": {}}"#,
+        )
+    })
+}
+
+fn parse(item: &RawValue, shape: &Shape, start: usize, schema: &Schema) -> Result<Parsed, Mistake> {
+    let Plain { r#type, id } = shape.uid.plain();
+    if PRINCIPAL_SIDE.iter().any(|kind| *r#type == format!("{NAMESPACE}::{kind}")) {
+        let message =
+            format!("`{type}::\"{id}\"` may not stand here: who asks is known from verified facts only");
+        return Err((message, "remove it; teams come with the token, key or certificate"));
+    }
+    if r#type.rsplit("::").next() == Some("Action") {
+        let message = format!("`{type}::\"{id}\"` may not stand here: actions belong to the schema");
+        return Err((message, "remove it"));
+    }
+    match Entity::from_json_str(item.get(), Some(schema)) {
+        Ok(entity) => {
+            let parents = shape.parents.iter().filter_map(Uid::parse).collect();
+            Ok(Parsed { entity, parents, start })
+        }
+        Err(error) => Err((format!("`{type}::\"{id}\"`: {}", describe(&error)), "")),
+    }
+}
+
+/// What the schema cannot say: references lead somewhere, ids are names, models and clusters are what the gateway takes them for.
+fn check(
+    parsed: &BTreeMap<EntityUid, Parsed>,
+    broken: &HashSet<EntityUid>,
+    names: &Names,
+    found: &mut Found<'_>,
+) {
+    let known = |uid: &EntityUid| parsed.contains_key(uid) || broken.contains(uid);
+    let mut in_order: Vec<_> = parsed.iter().collect();
+    in_order.sort_by_key(|(_, entity)| entity.start);
+    for (uid, entity) in in_order {
+        for missing in entity.parents.iter().filter(|parent| !known(parent)) {
+            let message = format!("`{uid}` has the parent `{missing}`, which is not in this file");
+            found.push(entity, message, "correct the name, or add the entity");
+        }
+        let mut references = BTreeSet::new();
+        for (_, value) in entity.entity.attrs() {
+            if let Ok(value) = value {
+                collect_references(&value, &mut references);
+            }
+        }
+        for missing in references.iter().filter(|reference| !known(reference)) {
+            let message = format!("`{uid}` refers to `{missing}`, which is not in this file");
+            found.push(entity, message, "correct the name, or add the entity");
+        }
+        if let Err(message) = check_id(uid, entity) {
+            found.push(entity, message, "");
+        }
+    }
+    let private = "private".parse().ok().map(|private: ClusterName| names.cluster(&private));
+    if !private.is_some_and(|private| known(&private)) {
+        let message = "has no `Tidegate::Cluster::\"private\"`, which stands for the inside";
+        let hint = "add it, with its jurisdiction as a parent and `peer` false";
+        found.problems.push(found.file, "", message, hint);
+    }
+}
+
+fn check_id(uid: &EntityUid, entity: &Parsed) -> Result<(), String> {
+    let id = uid.id().unescaped();
+    let name = match uid.type_name().basename() {
+        "Jurisdiction" => id.parse::<Jurisdiction>().err(),
+        "Team" => id.parse::<TeamName>().err(),
+        "Cluster" => id.parse::<ClusterName>().err(),
+        "Model" => id.parse::<ModelName>().err(),
+        "Store" => id.parse::<StoreName>().err(),
+        "Dataset" => id.parse::<DatasetName>().err(),
+        "Service" => id.parse::<ServiceName>().err(),
+        _ => None,
+    };
+    if let Some(error) = name {
+        return Err(format!("`{uid}`: {error}"));
+    }
+    let parents_of = |kind: &str| {
+        let kind = kind.to_owned();
+        entity.parents.iter().filter(move |parent| parent.type_name().basename() == kind)
+    };
+    match uid.type_name().basename() {
+        // Else `a/b/c` could be model `b/c` of `a` or model `c` of `a/b`.
+        "Cluster" if id.contains('/') => Err(format!("`{uid}`: a cluster's name may not contain `/`")),
+        "Cluster" if parents_of("Jurisdiction").next().is_none() => {
+            Err(format!("`{uid}` is in no jurisdiction, so nothing could ever go there"))
+        }
+        "Model" => {
+            let Some(Ok(EvalResult::String(name))) = entity.entity.attr("name") else {
+                return Err(format!("`{uid}` has no attribute `name`"));
+            };
+            let clusters: Vec<_> = parents_of("Cluster").map(|cluster| cluster.id().unescaped()).collect();
+            match clusters.as_slice() {
+                [cluster] if format!("{cluster}/{name}") == id => Ok(()),
+                _ => Err(format!(
+                    "`{uid}`: the id must be `cluster/name`, and the cluster its only parent cluster"
+                )),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn collect_references(value: &EvalResult, found: &mut BTreeSet<EntityUid>) {
+    match value {
+        EvalResult::EntityUid(uid) => {
+            found.insert(uid.clone());
+        }
+        EvalResult::Set(set) => set.iter().for_each(|item| collect_references(item, found)),
+        EvalResult::Record(record) => record.iter().for_each(|(_, item)| collect_references(item, found)),
+        _ => {}
+    }
+}

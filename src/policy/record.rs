@@ -1,0 +1,261 @@
+//! The whole Cedar request as the audit record keeps it: enough to ask the same question again.
+//!
+//! Field names and shapes are those that Cedar's JSON parser accepts with the schema, so a record can be replayed without a translation.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::entities::{Side, authn};
+use super::request::{AuthzRequest, datetime, long};
+use crate::model::{Action, Candidate, Jurisdiction, PrincipalKind, Protection, TeamName};
+
+/// How many unknown teams are named; of the others only the number is kept.
+const MAX_UNKNOWN_TEAMS: usize = 32;
+
+/// A request to Cedar with the verified facts about the principal, as of its last evaluation (for a permit, the permitted one).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestRecord {
+    principal: PrincipalRecord,
+    action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<Uid>,
+    context: ContextRecord,
+}
+
+/// An entity reference, `{"type": …, "id": …}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Uid {
+    r#type: &'static str,
+    id: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PrincipalRecord {
+    uid: Uid,
+    parents: Vec<Team>,
+    attrs: Attributes,
+    /// Verified groups that `entities.json` does not know: they gave no right.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown_teams: Vec<TeamName>,
+    /// How many more of them there were.
+    #[serde(skip_serializing_if = "is_zero")]
+    more_unknown_teams: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Team {
+    r#type: &'static str,
+    id: TeamName,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Attributes {
+    tenant: crate::model::TenantName,
+    authn: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ContextRecord {
+    data: Data,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<Uid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protection: Option<ProtectionRecord>,
+    request: Http,
+    chain: ChainRecord,
+    peer_address: String,
+    now: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purpose: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Data {
+    level: i64,
+    residency: Vec<Place>,
+    origin: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Place {
+    r#type: &'static str,
+    id: Jurisdiction,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct ProtectionRecord {
+    masked: bool,
+    sealed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Http {
+    method: String,
+    path: String,
+    bytes: i64,
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ChainRecord {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<Uid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<Uid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_age: Option<i64>,
+}
+
+impl RequestRecord {
+    pub(super) fn new(request: &AuthzRequest<'_>, side: &Side<'_>) -> Self {
+        Self {
+            principal: PrincipalRecord::new(side),
+            action: request.action,
+            resource: None,
+            context: ContextRecord::new(request),
+        }
+    }
+
+    /// Fills in what one attempt adds.
+    pub(super) fn attempt(&mut self, candidate: &Candidate, protection: Protection) {
+        let resource = &candidate.resource;
+        let kind = match resource.kind() {
+            "Model" => "Tidegate::Model",
+            "Dataset" => "Tidegate::Dataset",
+            _ => "Tidegate::Service",
+        };
+        self.resource = Some(Uid { r#type: kind, id: resource.id().into() });
+        let cluster =
+            |name: &crate::model::ClusterName| Uid { r#type: "Tidegate::Cluster", id: name.as_str().into() };
+        self.context.destination = candidate.destination.as_ref().map(cluster);
+        self.context.protection = Some(ProtectionRecord {
+            masked: protection == Protection::Masked,
+            sealed: protection == Protection::Sealed,
+        });
+    }
+
+    /// The same with another text as the path: for stores the path names an object, which a record holds only as a digest.
+    #[must_use]
+    pub fn with_path(mut self, path: impl Into<String>) -> Self {
+        self.context.request.path = path.into();
+        self
+    }
+}
+
+impl PrincipalRecord {
+    fn new(side: &Side<'_>) -> Self {
+        let principal = side.principal;
+        let kind = match principal.kind {
+            PrincipalKind::User => "Tidegate::User",
+            PrincipalKind::Workload => "Tidegate::Workload",
+        };
+        let unknown = || principal.teams.iter().filter(|team| !side.teams.contains(team));
+        Self {
+            uid: Uid { r#type: kind, id: Arc::clone(&principal.id) },
+            parents: side
+                .teams
+                .iter()
+                .map(|team| Team { r#type: "Tidegate::Team", id: (*team).clone() })
+                .collect(),
+            attrs: Attributes { tenant: principal.tenant.clone(), authn: authn(principal.authn) },
+            unknown_teams: unknown().take(MAX_UNKNOWN_TEAMS).cloned().collect(),
+            more_unknown_teams: unknown().skip(MAX_UNKNOWN_TEAMS).count(),
+        }
+    }
+}
+
+impl ContextRecord {
+    fn new(request: &AuthzRequest<'_>) -> Self {
+        let residency = request.label.residency.iter();
+        let chain = &request.principal.chain;
+        let uid = |kind, id: &Option<Arc<str>>| Some(Uid { r#type: kind, id: Arc::clone(id.as_ref()?) });
+        Self {
+            data: Data {
+                level: request.label.level.rank(),
+                residency: residency
+                    .map(|place| Place { r#type: "Tidegate::Jurisdiction", id: place.clone() })
+                    .collect(),
+                origin: request.label.origin.name(),
+            },
+            destination: None,
+            protection: None,
+            request: Http {
+                method: request.method.to_owned(),
+                path: request.path.to_owned(),
+                bytes: long(request.bytes),
+                stream: request.stream,
+                max_tokens: request.max_tokens.map(long),
+            },
+            chain: ChainRecord {
+                workload: uid("Tidegate::Workload", &chain.workload),
+                agent: uid("Tidegate::Agent", &chain.agent),
+                token_age: request.token_age(),
+            },
+            peer_address: request.peer.to_string(),
+            now: datetime(request.now),
+            purpose: request.purpose.map(str::to_owned),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cedar_policy::{EntityUid, Request};
+
+    use super::super::fixtures::{label, on, request, researcher};
+    use super::super::request::BaseContext;
+    use super::*;
+    use crate::model::{Chain, Level};
+    use crate::policy::embedded;
+
+    /// Asks the recorded question again with Cedar's own JSON parsers.
+    #[test]
+    fn a_record_can_be_asked_again() {
+        let bundle = embedded::bundle().unwrap();
+        let mut who = researcher();
+        who.teams.push("unheard-of".parse().unwrap());
+        who.chain = Chain { workload: Some("spiffe://a/b".into()), agent: Some("bot".into()) };
+        who.issued_at = Some("2026-11-24T11:59:00Z".parse().unwrap());
+        let what = label(Level::Confidential, "EU");
+        let mut asked = request(&who, &what);
+        (asked.max_tokens, asked.purpose) = (Some(5), Some("trial"));
+        let permit = bundle.decide(&asked, &[on("eu", "tide-small")], &[Protection::None]).unwrap();
+        let json = serde_json::to_value(permit.request()).unwrap();
+        assert_eq!(
+            json["principal"]["parents"],
+            serde_json::json!([{"type": "Tidegate::Team", "id": "research"}])
+        );
+        assert_eq!(json["principal"]["unknownTeams"], serde_json::json!(["unheard-of"]));
+        assert_eq!(json["context"]["chain"]["tokenAge"], 60);
+
+        let uid = |value: &serde_json::Value| EntityUid::from_json(value.clone()).unwrap();
+        let action = bundle.names().action(json["action"].as_str().unwrap());
+        let schema = Some((bundle.schema(), &action));
+        let context = cedar_policy::Context::from_json_value(json["context"].clone(), schema).unwrap();
+        let base = BaseContext::new(&asked, bundle.names()).unwrap();
+        let built = base.attempt(Some(&"eu".parse().unwrap()), Protection::None, bundle.names()).unwrap();
+        assert_eq!(context, built);
+        let again = Request::new(
+            uid(&json["principal"]["uid"]),
+            action.clone(),
+            uid(&json["resource"]),
+            context,
+            Some(bundle.schema()),
+        );
+        assert!(again.is_ok(), "{again:?}");
+        let hidden = permit.request().clone().with_path("hmac:00");
+        assert_eq!(serde_json::to_value(hidden).unwrap()["context"]["request"]["path"], "hmac:00");
+    }
+}
