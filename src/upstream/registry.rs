@@ -1,0 +1,166 @@
+//! All upstreams of one configuration, and the choice among an upstream's endpoints.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use http::HeaderValue;
+
+use super::address::Address;
+use super::endpoint::{Credential, Endpoint, EndpointId, Node};
+use super::error::UpstreamError;
+use super::pool;
+use super::settings::{Dial, Settings, StoreSettings};
+use super::sigv4::Signer;
+use crate::model::{Clock, Problems, Secret, UpstreamRef};
+
+/// The far sides that can be called. Fixed for the life of a snapshot; in-flight counts and connections live in it.
+#[derive(Debug)]
+pub struct Upstreams {
+    nodes: HashMap<UpstreamRef, Vec<Arc<Node>>>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Walks through numbers that are random enough to spread load.
+    random: AtomicU64,
+}
+
+impl Upstreams {
+    /// Checks the settings, reads the files that they name and prepares a pool for each endpoint. Connects to nothing.
+    ///
+    /// # Errors
+    /// All mistakes in `settings`, which stand in `file`, and in the files that they name.
+    pub fn new(settings: &Settings, file: &str, clock: Arc<dyn Clock>) -> Result<Self, Problems> {
+        let mut build = Build { file, problems: settings.validate(file), nodes: HashMap::new() };
+        for (name, cluster) in &settings.clusters {
+            let place = format!("clusters.{name}");
+            let credential = build.bearer(&place, cluster.credential_file.as_ref());
+            build.add(UpstreamRef::Cluster(name.clone()), &place, &cluster.dial(), credential);
+        }
+        for (name, store) in &settings.stores {
+            let place = format!("stores.{name}");
+            let credential = build.signer(&place, store);
+            build.add(UpstreamRef::Store(name.clone()), &place, &store.dial(), credential);
+        }
+        for (name, service) in &settings.services {
+            let place = format!("services.{name}");
+            let credential = build.bearer(&place, service.credential_file.as_ref());
+            build.add(UpstreamRef::Service(name.clone()), &place, &service.dial(), credential);
+        }
+        if !build.problems.is_empty() {
+            return Err(build.problems);
+        }
+        let random = AtomicU64::new(RandomState::new().build_hasher().finish());
+        Ok(Self { nodes: build.nodes, clock, random })
+    }
+
+    /// Chooses the endpoint for one attempt: of two that are drawn at random, the one with fewer requests in flight.
+    /// If both are full, any other that is not.
+    ///
+    /// # Errors
+    /// The upstream is unknown, or no endpoint outside of `exclude` has a place in flight.
+    pub fn select(&self, upstream: &UpstreamRef, exclude: &[EndpointId]) -> Result<Endpoint, UpstreamError> {
+        let all = self.nodes.get(upstream).ok_or_else(|| UpstreamError::Unknown(upstream.clone()))?;
+        let open: Vec<&Arc<Node>> = all.iter().filter(|node| !exclude.contains(&node.id)).collect();
+        if open.is_empty() {
+            return Err(UpstreamError::Exhausted(upstream.clone()));
+        }
+        let first = self.below(open.len());
+        // Never the same twice, if there are two.
+        let second = (first + 1 + self.below(open.len().saturating_sub(1))) % open.len();
+        let mut drawn: Vec<&Arc<Node>> =
+            [open.get(first), open.get(second)].into_iter().flatten().copied().collect();
+        drawn.sort_by_key(|node| node.load());
+        drawn
+            .into_iter()
+            .chain(open)
+            .find_map(Node::lease)
+            .ok_or_else(|| UpstreamError::Overloaded(upstream.clone()))
+    }
+
+    /// The requests that each endpoint has in flight; for metrics.
+    pub fn loads(&self) -> impl Iterator<Item = (&EndpointId, u32)> {
+        self.nodes.values().flatten().map(|node| (&node.id, node.load()))
+    }
+
+    /// A number below `bound`; 0 if that is 0. (SplitMix64 over a shared counter.)
+    fn below(&self, bound: usize) -> usize {
+        let mut x = self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+        (x ^ (x >> 31)).checked_rem(bound).and_then(|x| usize::try_from(x).ok()).unwrap_or(0)
+    }
+}
+
+/// Upstreams in the making: goes on after the first mistake.
+struct Build<'a> {
+    file: &'a str,
+    problems: Problems,
+    nodes: HashMap<UpstreamRef, Vec<Arc<Node>>>,
+}
+
+impl Build<'_> {
+    fn add(&mut self, upstream: UpstreamRef, place: &str, dial: &Dial<'_>, credential: Credential) {
+        let credential = Arc::new(credential);
+        let mut nodes = Vec::new();
+        // What does not parse has been noted by `validate`.
+        for address in dial.endpoints.iter().filter_map(|text| text.parse::<Address>().ok()) {
+            match pool::client(&address, dial, self.file, place) {
+                Ok(client) => nodes.push(Arc::new(Node {
+                    id: EndpointId::new(upstream.clone(), &address),
+                    address,
+                    client,
+                    credential: Arc::clone(&credential),
+                    timeouts: dial.timeouts,
+                    max_in_flight: dial.max_in_flight,
+                    in_flight: AtomicU32::new(0),
+                })),
+                Err(problem) => {
+                    self.problems.push(problem.file, problem.place, problem.message, problem.hint);
+                }
+            }
+        }
+        self.nodes.insert(upstream, nodes);
+    }
+
+    fn bearer(&mut self, place: &str, path: Option<&PathBuf>) -> Credential {
+        let Some(path) = path else { return Credential::None };
+        let member = format!("{place}.credential_file");
+        let Some(secret) = self.secret(&member, path) else { return Credential::None };
+        let key = secret.expose_text().filter(|key| key.bytes().all(|b| b.is_ascii_graphic()));
+        match key.map(|key| HeaderValue::from_str(&format!("Bearer {key}"))) {
+            Some(Ok(mut value)) => {
+                value.set_sensitive(true);
+                Credential::Bearer(value)
+            }
+            _ => {
+                let message =
+                    format!("`{}` holds other characters than one line of visible ASCII", path.display());
+                self.problems.push(self.file, member, message, "");
+                Credential::None
+            }
+        }
+    }
+
+    fn signer(&mut self, place: &str, store: &StoreSettings) -> Credential {
+        let member = format!("{place}.secret_key_file");
+        let Some(secret) = self.secret(&member, &store.secret_key_file) else { return Credential::None };
+        let Some(secret) = secret.expose_text() else {
+            let message = format!("`{}` is not UTF-8", store.secret_key_file.display());
+            self.problems.push(self.file, member, message, "");
+            return Credential::None;
+        };
+        Credential::SigV4(Signer::new(&store.access_key_id, secret, &store.region))
+    }
+
+    fn secret(&mut self, member: &str, path: &Path) -> Option<Secret> {
+        match Secret::read(path) {
+            Ok(secret) => Some(secret),
+            Err(error) => {
+                self.problems.push(self.file, member, error, "");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What the configuration says of far sides. Checked by `validate`, read from disk by `Upstreams::new`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ClusterName, DatasetName, Duration, Level, ModelName, Residency, ServiceName, StoreName};
+
+/// All far sides, by name. Two equal values make the same pools, so pools need not be made anew on a reload.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    /// GPU clusters.
+    pub clusters: BTreeMap<ClusterName, ClusterSettings>,
+    /// Data stores.
+    pub stores: BTreeMap<StoreName, StoreSettings>,
+    /// Plain HTTP services.
+    pub services: BTreeMap<ServiceName, ServiceSettings>,
+}
+
+/// Whether bytes may travel unencrypted to another machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Plaintext {
+    /// Never; `http://` is for loopback only.
+    #[default]
+    Refused,
+    /// `http://` to another machine is accepted, and recorded. Data of level confidential or above never takes it.
+    Accepted,
+}
+
+/// Which HTTP version is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Http2 {
+    /// What ALPN settles; HTTP/1.1 without TLS.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Never,
+    /// HTTP/2 only, without TLS by prior knowledge (RFC 9113, 3.3).
+    Only,
+}
+
+/// How long the parts of a call may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Resolving, connecting and the TLS handshake together. Default `2s`, at most `1m`.
+    pub connect: Duration,
+    /// From the last byte that the upstream took to the head of its answer. Default `60s`, at most `1h`.
+    pub first_byte: Duration,
+    /// The longest silence within a body, in either direction. Default `300s`, at most `1d`.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::secs(2), first_byte: Duration::secs(60), idle: Duration::secs(300) }
+    }
+}
+
+const fn max_in_flight() -> u32 {
+    1024
+}
+
+fn region() -> String {
+    "us-east-1".to_owned()
+}
+
+#[expect(clippy::expect_used, reason = "a constant that a test parses")]
+fn private() -> ClusterName {
+    "private".parse().expect("a valid name")
+}
+
+/// Declares a far side: its own members, then those that all far sides share (`flatten` would accept unknown members).
+macro_rules! far_side {
+    ($(#[$doc:meta])* $name:ident { $($(#[$member:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            /// One to 16 addresses, scheme, host and port only: `https://gpu.example.com:8443`. The least loaded of two is called.
+            pub endpoints: Vec<String>,
+            $($(#[$member])* pub $field: $type,)*
+            /// PEM file of the only certificate authorities that are trusted for it. Required for `https`.
+            #[serde(default)]
+            pub ca: Option<PathBuf>,
+            /// The name that its certificate must carry and that SNI sends. Default: the host of the endpoint.
+            #[serde(default)]
+            pub server_name: Option<String>,
+            /// Whether `http://` to another machine is accepted. Default `refused`.
+            #[serde(default)]
+            pub plaintext: Plaintext,
+            /// Networks in CIDR form that it may resolve to though they are private, loopback or link-local. Default none.
+            #[serde(default)]
+            #[schemars(with = "Vec<String>")]
+            pub allow_networks: Vec<IpNet>,
+            /// The HTTP version. Default `auto`.
+            #[serde(default)]
+            pub http2: Http2,
+            /// Bounds on waiting.
+            #[serde(default)]
+            pub timeouts: Timeouts,
+            /// Requests that one endpoint may have in flight; more are answered with 503. Default 1024, at most 100000.
+            #[serde(default = "max_in_flight")]
+            pub max_in_flight: u32,
+        }
+
+        impl $name {
+            pub(super) fn dial(&self) -> Dial<'_> {
+                Dial {
+                    endpoints: &self.endpoints,
+                    ca: self.ca.as_ref(),
+                    server_name: self.server_name.as_deref(),
+                    plaintext: self.plaintext,
+                    allow_networks: &self.allow_networks,
+                    http2: self.http2,
+                    timeouts: self.timeouts,
+                    max_in_flight: self.max_in_flight,
+                }
+            }
+        }
+    };
+}
+
+/// The members that all far sides share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dial<'a> {
+    pub(super) endpoints: &'a [String],
+    pub(super) ca: Option<&'a PathBuf>,
+    pub(super) server_name: Option<&'a str>,
+    pub(super) plaintext: Plaintext,
+    pub(super) allow_networks: &'a [IpNet],
+    pub(super) http2: Http2,
+    pub(super) timeouts: Timeouts,
+    pub(super) max_in_flight: u32,
+}
+
+far_side! {
+    /// A cluster that speaks the OpenAI API.
+    ClusterSettings {
+        /// The models that it serves, by the names that clients use and that are sent on unchanged.
+        models: Vec<ModelName>,
+        /// File with the key that is sent as `Authorization: Bearer`, mode 0600. Default: none is sent.
+        #[serde(default)]
+        credential_file: Option<PathBuf>,
+    }
+}
+
+far_side! {
+    /// An S3 store, called path-style. The gateway signs with its own credentials (AWS Signature Version 4); clients hold none.
+    StoreSettings {
+        /// The region that signatures name. Default `us-east-1`.
+        #[serde(default = "region")]
+        region: String,
+        /// The id of the store's access key.
+        access_key_id: String,
+        /// File with the secret of the access key, mode 0600.
+        secret_key_file: PathBuf,
+        /// The datasets in it. What lies in none of them cannot be reached.
+        datasets: Vec<DatasetSettings>,
+    }
+}
+
+far_side! {
+    /// A plain HTTP service.
+    ServiceSettings {
+        /// The cluster in which it is, for policies on residency. Default `private`, the inside.
+        #[serde(default = "private")]
+        cluster: ClusterName,
+        /// File with the key that is sent as `Authorization: Bearer`, mode 0600. Default: none is sent.
+        #[serde(default)]
+        credential_file: Option<PathBuf>,
+    }
+}
+
+/// A dataset: all objects of a bucket whose keys begin with a prefix; of several the longest prefix wins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetSettings {
+    /// The id of its `Tidegate::Dataset` entity.
+    pub id: DatasetName,
+    /// The bucket.
+    pub bucket: String,
+    /// How keys of the dataset begin, without a leading `/`. Default: the whole bucket.
+    #[serde(default)]
+    pub prefix: String,
+    /// How sensitive its objects are. Default: nothing is said, hence restricted unless the route has a floor.
+    #[serde(default)]
+    pub level: Option<Level>,
+    /// The jurisdictions that may hold its objects. Default: nothing is said, hence nowhere unless the route has a floor.
+    #[serde(default)]
+    pub residency: Option<Residency>,
+}

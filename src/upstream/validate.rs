@@ -1,0 +1,210 @@
+//! Mistakes in the settings that can be seen without reading a file or resolving a name.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::address::Address;
+use super::settings::{
+    ClusterSettings, DatasetSettings, Dial, Plaintext, ServiceSettings, Settings, StoreSettings, Timeouts,
+};
+use crate::model::{Duration, Problems};
+
+/// The most endpoints of one far side.
+const MAX_ENDPOINTS: usize = 16;
+
+/// What is wrong without `ca`, and the mend.
+pub(super) const NO_CA: (&str, &str) = (
+    "missing: `https` endpoints need the certificate authorities that are trusted for them",
+    "set `ca` to a PEM file; system roots are not used",
+);
+
+/// The most requests in flight at one endpoint.
+const MAX_IN_FLIGHT: u32 = 100_000;
+
+/// Notes problems at places below one place of one file.
+struct Notes<'a> {
+    file: &'a str,
+    place: String,
+    problems: &'a mut Problems,
+}
+
+impl Notes<'_> {
+    fn add(&mut self, member: impl std::fmt::Display, message: impl std::fmt::Display, hint: &str) {
+        self.problems.push(self.file, format!("{}.{member}", self.place), message, hint);
+    }
+}
+
+impl Settings {
+    /// All mistakes, with their places (`clusters.eu.endpoints[0]`) in `file`.
+    #[must_use]
+    pub fn validate(&self, file: &str) -> Problems {
+        let mut problems = Problems::new();
+        for (name, cluster) in &self.clusters {
+            cluster.validate(&mut Notes { file, place: format!("clusters.{name}"), problems: &mut problems });
+        }
+        for (name, store) in &self.stores {
+            store.validate(&mut Notes { file, place: format!("stores.{name}"), problems: &mut problems });
+        }
+        for (name, service) in &self.services {
+            service.validate(&mut Notes { file, place: format!("services.{name}"), problems: &mut problems });
+        }
+        problems
+    }
+}
+
+impl ClusterSettings {
+    fn validate(&self, notes: &mut Notes<'_>) {
+        far_side(&self.dial(), notes);
+        bearer(&self.dial(), self.credential_file.as_ref(), notes);
+        if self.models.is_empty() {
+            notes.add("models", "a cluster without models serves nothing", "name the models that it serves");
+        }
+        let mut seen = BTreeSet::new();
+        for (index, model) in self.models.iter().enumerate() {
+            if !seen.insert(model) {
+                notes.add(format_args!("models[{index}]"), format_args!("`{model}` is named twice"), "");
+            }
+        }
+    }
+}
+
+impl ServiceSettings {
+    fn validate(&self, notes: &mut Notes<'_>) {
+        far_side(&self.dial(), notes);
+        bearer(&self.dial(), self.credential_file.as_ref(), notes);
+    }
+}
+
+impl StoreSettings {
+    fn validate(&self, notes: &mut Notes<'_>) {
+        far_side(&self.dial(), notes);
+        let token = |text: &str| {
+            !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+        };
+        if !token(&self.region) {
+            notes.add("region", format_args!("`{}` is not a region", self.region), "");
+        }
+        if !token(&self.access_key_id) {
+            notes.add("access_key_id", "not an access key id", "use 1 to 128 visible characters without `/`");
+        }
+        if self.datasets.is_empty() {
+            notes.add("datasets", "a store without datasets cannot be reached", "name at least one dataset");
+        }
+        let mut places = BTreeSet::new();
+        let mut ids = BTreeSet::new();
+        for (index, dataset) in self.datasets.iter().enumerate() {
+            dataset_problems(dataset, index, notes);
+            if !ids.insert(&dataset.id) {
+                let text = format!("dataset `{}` is declared twice", dataset.id);
+                notes.add(format_args!("datasets[{index}].id"), text, "");
+            }
+            if !places.insert((&dataset.bucket, &dataset.prefix)) {
+                let text = format!("`{}/{}` is already another dataset", dataset.bucket, dataset.prefix);
+                notes.add(format_args!("datasets[{index}].prefix"), text, "");
+            }
+        }
+    }
+}
+
+fn dataset_problems(dataset: &DatasetSettings, index: usize, notes: &mut Notes<'_>) {
+    let bucket = dataset.bucket.as_bytes();
+    let ends = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-' || *b == b'.';
+    let sound = (3..=63).contains(&bucket.len())
+        && ends(bucket.first())
+        && ends(bucket.last())
+        && bucket.iter().all(inner)
+        && !dataset.bucket.contains("..");
+    if !sound {
+        let text = format!("`{}` is not a bucket name", dataset.bucket);
+        notes.add(
+            format_args!("datasets[{index}].bucket"),
+            text,
+            "use 3 to 63 lower-case letters, digits, `-`, `.`",
+        );
+    }
+    let segments = || dataset.prefix.split('/');
+    let odd = dataset.prefix.starts_with('/')
+        || dataset.prefix.contains("//")
+        || dataset.prefix.len() > 1024
+        || dataset.prefix.chars().any(char::is_control)
+        || segments().any(|segment| segment == "." || segment == "..");
+    if odd {
+        let text = format!("`{}` cannot be the beginning of a key", dataset.prefix);
+        notes.add(
+            format_args!("datasets[{index}].prefix"),
+            text,
+            "no leading `/`, no `//`, no `.` or `..` segment, at most 1024 bytes",
+        );
+    }
+}
+
+fn far_side(dial: &Dial<'_>, notes: &mut Notes<'_>) {
+    if dial.endpoints.is_empty() || dial.endpoints.len() > MAX_ENDPOINTS {
+        let text = format!("{} endpoints", dial.endpoints.len());
+        notes.add("endpoints", text, "name 1 to 16 endpoints");
+    }
+    let mut seen = BTreeSet::new();
+    let mut tls = false;
+    for (index, text) in dial.endpoints.iter().enumerate() {
+        let member = format!("endpoints[{index}]");
+        let address = match text.parse::<Address>() {
+            Ok(address) => address,
+            Err(error) => {
+                notes.add(member, error, "");
+                continue;
+            }
+        };
+        tls |= address.is_tls();
+        if address.is_plaintext_remote() && dial.plaintext == Plaintext::Refused {
+            notes.add(
+                &member,
+                format_args!("`{address}` would be called without encryption"),
+                "use `https://`, or say `plaintext = \"accepted\"`: it is recorded, and refused for confidential data",
+            );
+        }
+        if !seen.insert(address.to_string()) {
+            notes.add(&member, format_args!("`{address}` is named twice"), "");
+        }
+    }
+    if tls && dial.ca.is_none() {
+        notes.add("ca", NO_CA.0, NO_CA.1);
+    }
+    if let Some(name) = dial.server_name {
+        let ok = |b: u8| b.is_ascii_alphanumeric() || b"-.:".contains(&b);
+        if name.is_empty() || name.len() > 253 || !name.bytes().all(ok) {
+            notes.add("server_name", format_args!("`{name}` is neither a host name nor an address"), "");
+        }
+        if !tls {
+            notes.add("server_name", "has no effect without an `https` endpoint", "remove it");
+        }
+    }
+    timeouts(&dial.timeouts, notes);
+    if dial.max_in_flight == 0 || dial.max_in_flight > MAX_IN_FLIGHT {
+        notes.add("max_in_flight", format_args!("{} is out of range", dial.max_in_flight), "use 1 to 100000");
+    }
+}
+
+fn timeouts(timeouts: &Timeouts, notes: &mut Notes<'_>) {
+    for (member, value, most) in [
+        ("timeouts.connect", timeouts.connect, Duration::secs(60)),
+        ("timeouts.first_byte", timeouts.first_byte, Duration::secs(3_600)),
+        ("timeouts.idle", timeouts.idle, Duration::secs(86_400)),
+    ] {
+        if value < Duration::millis(1) || value > most {
+            notes.add(member, format_args!("{value} is out of range"), &format!("use `1ms` to `{most}`"));
+        }
+    }
+}
+
+/// A credential must not travel where anybody can read it, accepted or not.
+fn bearer(dial: &Dial<'_>, credential: Option<&PathBuf>, notes: &mut Notes<'_>) {
+    let remote = |text: &String| text.parse::<Address>().is_ok_and(|address| address.is_plaintext_remote());
+    if credential.is_some() && dial.endpoints.iter().any(remote) {
+        notes.add(
+            "credential_file",
+            "the credential would travel unencrypted",
+            "use `https://` for all endpoints, or remove it",
+        );
+    }
+}

@@ -1,0 +1,26 @@
+//! Protection from outside: what a permit demands is done, or nothing is sent.
+
+use tidegate::message::{empty, full};
+use tidegate::model::{Action, Protection};
+use tidegate::protect::prepare;
+
+use crate::upstream::support::{candidate, permit, service};
+
+#[test]
+fn what_cannot_be_protected_is_refused() {
+    for protection in [Protection::Masked, Protection::Sealed] {
+        let permit = permit(candidate(service()), Action::Call, protection);
+        let error = prepare(permit, http::Request::new(empty())).unwrap_err();
+        assert_eq!((error.code(), error.status().as_u16()), ("protection_unavailable", 503));
+        assert_eq!(error.protection(), protection);
+    }
+}
+
+#[test]
+fn debug_output_holds_nothing_of_the_request() {
+    let request =
+        http::Request::post("/secret-path").header("x-secret", "secret").body(full("secret")).unwrap();
+    let outbound = prepare(permit(candidate(service()), Action::Call, Protection::None), request).unwrap();
+    assert!(!format!("{outbound:?}").contains("secret"));
+    assert_eq!(outbound.permit().candidate().upstream, service());
+}
