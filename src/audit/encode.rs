@@ -1,0 +1,222 @@
+//! Records to JSON, never more than [`MAX_PAYLOAD`] bytes and never failing: what is too large is cut and says so.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::frame::MAX_PAYLOAD;
+use super::record::{Stamp, VERSION};
+
+/// Usual sizes of a decision and of anything else, so that one allocation will do.
+const DECISION_BYTES: usize = 2048;
+const OTHER_BYTES: usize = 512;
+
+/// One attempt to make a record fit: most bytes of a string, most members of a list or inner object.
+struct Bounds {
+    text: usize,
+    members: usize,
+}
+
+/// From mild to harsh. Hashes (64 characters) and record ids survive all of them.
+const BOUNDS: [Bounds; 4] = [
+    Bounds { text: 2048, members: 128 },
+    Bounds { text: 512, members: 48 },
+    Bounds { text: 160, members: 12 },
+    HARSHEST,
+];
+const HARSHEST: Bounds = Bounds { text: 96, members: 4 };
+/// Members that every object keeps: no part of a record inside a list has more.
+const KEPT_MEMBERS: usize = 8;
+/// Members that a named part of a record may have; a larger one is a context.
+const MAX_PART_MEMBERS: usize = 40;
+
+#[derive(Serialize)]
+struct Written<'a, T> {
+    v: u8,
+    kind: &'static str,
+    #[serde(flatten)]
+    stamp: &'a Stamp<'a>,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+/// The payload of a record: compact JSON, stamp first.
+pub(crate) fn encode<T: Serialize>(kind: &'static str, stamp: &Stamp<'_>, record: &T) -> Vec<u8> {
+    let written = Written { v: VERSION, kind, stamp, record };
+    let mut bytes = Vec::with_capacity(if kind == "decision" { DECISION_BYTES } else { OTHER_BYTES });
+    match serde_json::to_writer(&mut bytes, &written) {
+        Ok(()) if bytes.len() <= MAX_PAYLOAD => bytes,
+        // Only a record with a map whose keys are no text can fail, and no record type has one.
+        Ok(()) | Err(_) => cut(serde_json::to_value(&written).unwrap_or_default()),
+    }
+}
+
+/// The largest form of an oversized record that fits.
+fn cut(whole: Value) -> Vec<u8> {
+    for bounds in &BOUNDS {
+        let mut value = whole.clone();
+        shorten(&mut value, bounds, 0);
+        if let Some(bytes) = marked(value) {
+            return bytes;
+        }
+    }
+    // Without its two open-ended members no record reaches the limit, however its texts are escaped.
+    let mut value = whole;
+    if let Value::Object(members) = &mut value {
+        members.remove("context");
+        members.remove("evaluations");
+    }
+    shorten(&mut value, &HARSHEST, 0);
+    marked(value).unwrap_or_default()
+}
+
+fn marked(mut value: Value) -> Option<Vec<u8>> {
+    if let Value::Object(members) = &mut value {
+        members.insert("truncated".to_owned(), Value::Bool(true));
+    }
+    serde_json::to_vec(&value).ok().filter(|bytes| bytes.len() <= MAX_PAYLOAD)
+}
+
+fn shorten(value: &mut Value, bounds: &Bounds, depth: usize) {
+    match value {
+        Value::String(text) => text.truncate(text.floor_char_boundary(bounds.text)),
+        Value::Array(members) => {
+            members.truncate(bounds.members);
+            members.iter_mut().for_each(|member| shorten(member, bounds, depth + 1));
+        }
+        Value::Object(members) => {
+            // The record itself and its named parts keep all members; what a context holds is open-ended.
+            if depth > 1 || members.len() > MAX_PART_MEMBERS {
+                let most = bounds.members.max(KEPT_MEMBERS);
+                *members = std::mem::take(members).into_iter().take(most).collect();
+            }
+            members.values_mut().for_each(|member| shorten(member, bounds, depth + 1));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// A borrowed text as a record's member.
+pub(crate) const fn text(text: &str) -> Cow<'_, str> {
+    Cow::Borrowed(text)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::super::record::{
+        Decision, Entity, Evaluation, Links, Parameter, Party, Record, Request, Upstream, Verdict,
+    };
+    use super::*;
+    use crate::model::{AuditMode, RecordId};
+
+    pub(crate) fn stamp() -> Stamp<'static> {
+        Stamp {
+            id: Some(RecordId::new()),
+            attempt: Some(1),
+            time: Timestamp::from_second(1_700_000_000).unwrap(),
+            gateway: text("border-1"),
+            boot: RecordId::new(),
+        }
+    }
+
+    pub(crate) fn decision() -> Decision<'static> {
+        Decision {
+            decision: Verdict::Allow,
+            code: None,
+            policies: vec![Arc::from("chat-for-research")].into(),
+            route: text("chat"),
+            mode: AuditMode::Required,
+            tenant: text("acme"),
+            principal: Party {
+                kind: text("User"),
+                id: text("https://issuer.example|alice"),
+                teams: vec!["research".parse().unwrap()].into(),
+                authn: text("jwt"),
+                credential: Some(text("6f")),
+            },
+            chain: Links::default(),
+            action: Some(text("infer")),
+            resource: Some(Entity { kind: text("Model"), id: text("eu/llama") }),
+            destination: Some(text("eu")),
+            label: None,
+            protection: Some(text("none")),
+            request: Request {
+                method: text("POST"),
+                host: text("gateway.example"),
+                path: text("/v1/chat/completions"),
+                query: vec![Parameter { name: text("q"), digest: text("ab") }],
+                bytes: 321,
+                version: text("2"),
+                user_agent: None,
+            },
+            peer: "192.0.2.7:4711".parse().unwrap(),
+            context: Cow::default(),
+            evaluations: vec![Evaluation {
+                resource: Entity { kind: text("Model"), id: text("eu/llama") },
+                destination: Some(text("eu")),
+                protection: text("none"),
+                allowed: true,
+                policies: vec![Arc::from("chat-for-research")].into(),
+                errors: Cow::default(),
+            }],
+            bundle: text("00ff"),
+            upstream: Some(Upstream { name: text("eu"), endpoint: text("127.0.0.1:1"), plaintext: true }),
+            body_digest: None,
+            trace_id: None,
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back() {
+        let (stamp, decision) = (stamp(), decision());
+        let bytes = encode("decision", &stamp, &decision);
+        assert!(bytes.starts_with(br#"{"v":1,"kind":"decision","id":""#));
+        let (read_stamp, read) = Record::parse(&bytes).unwrap();
+        assert_eq!(read_stamp, stamp);
+        assert_eq!(read, Record::Decision(Box::new(decision)));
+    }
+
+    #[test]
+    fn a_later_version_and_an_unknown_kind_are_refused() {
+        assert!(Record::parse(br#"{"v":2,"kind":"decision"}"#).is_err());
+        let text = String::from_utf8(encode("hope", &stamp(), &serde_json::Map::new())).unwrap();
+        assert!(Record::parse(text.as_bytes()).unwrap_err().to_string().contains("hope"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_caller_sends_never_makes_a_record_too_large(
+            unit in "\\PC|[\\x00-\\x1f]", count in 1usize..60_000, many in 0usize..2000,
+        ) {
+            let huge = unit.repeat(count);
+            let mut record = decision();
+            record.request.path = huge.clone().into();
+            record.request.user_agent = Some(huge.clone().into());
+            record.request.query = vec![Parameter { name: huge.clone().into(), digest: text("ab") }; many.min(20)];
+            record.principal.teams = vec!["research".parse().unwrap(); many].into();
+            record.context.to_mut().insert("purpose".to_owned(), huge.into());
+            for index in 0..many {
+                record.context.to_mut().insert(format!("k{index}"), vec![index; 3].into());
+            }
+            let bytes = encode("decision", &stamp(), &record);
+            prop_assert!(bytes.len() <= MAX_PAYLOAD, "{}", bytes.len());
+            let value: Value = serde_json::from_slice(&bytes).unwrap();
+            prop_assert_eq!(value["decision"].as_str(), Some("allow"));
+            prop_assert!(value["id"].is_string());
+            let (_, read) = Record::parse(&bytes).unwrap();
+            prop_assert!(matches!(read, Record::Decision(_)));
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The record that stands before a crossing: the whole question, the answer and why.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Text;
+use crate::model::{AuditMode, Authn, Chain, Label, Level, Principal, Residency, Resource, TeamName};
+
+/// One decision: who asked for what, what was decided and why. Written before anything is sent.
+///
+/// `id`, attempt, time, gateway and boot are added by the draft that writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision<'a> {
+    /// What was decided.
+    pub decision: Verdict,
+    /// The stable code of a denial or rejection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Text<'a>>,
+    /// The policies that decided, by `@id`.
+    #[serde(default)]
+    pub policies: Cow<'a, [Arc<str>]>,
+    /// The route that matched.
+    pub route: Text<'a>,
+    /// How surely the route's crossings are recorded.
+    pub mode: AuditMode,
+    /// The tenant.
+    pub tenant: Text<'a>,
+    /// Who asked.
+    pub principal: Party<'a>,
+    /// The workload and agent behind the request.
+    #[serde(default)]
+    pub chain: Links<'a>,
+    /// The Cedar action, if it got that far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Text<'a>>,
+    /// The Cedar resource of the deciding evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Entity<'a>>,
+    /// Where the data would go, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Text<'a>>,
+    /// The effective label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Marking<'a>>,
+    /// The protection of the deciding evaluation: `none`, `masked` or `sealed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<Text<'a>>,
+    /// The request as it was seen.
+    pub request: Request<'a>,
+    /// The address of whoever connected.
+    pub peer: SocketAddr,
+    /// The whole Cedar context of the deciding evaluation.
+    #[serde(default)]
+    pub context: Cow<'a, serde_json::Map<String, serde_json::Value>>,
+    /// Every candidate and protection that was tried, in order.
+    #[serde(default)]
+    pub evaluations: Vec<Evaluation<'a>>,
+    /// SHA-256 of the policy bundle, hexadecimal.
+    pub bundle: Text<'a>,
+    /// The endpoint that the attempt goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream<'a>>,
+    /// HMAC of the request body before protection, if it was buffered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_digest: Option<Text<'a>>,
+    /// The OpenTelemetry trace, hexadecimal; set also if the trace was not sampled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<Text<'a>>,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Cedar permits it and it goes on.
+    Allow,
+    /// Cedar does not permit it.
+    Deny,
+    /// Refused without Cedar or after it: limits, malformed body, unknown model.
+    Reject,
+}
+
+impl Verdict {
+    /// The name in records and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// The principal, with the facts that its entity was built from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Party<'a> {
+    /// The entity type: `User` or `Workload`.
+    #[serde(rename = "type")]
+    pub kind: Text<'a>,
+    /// The entity id.
+    pub id: Text<'a>,
+    /// The parents of the entity.
+    #[serde(default)]
+    pub teams: Cow<'a, [TeamName]>,
+    /// How it was proved: `jwt`, `mtls`, `api_key` or `anonymous`.
+    pub authn: Text<'a>,
+    /// SHA-256 of the credential's id, hexadecimal; never the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Text<'a>>,
+}
+
+impl<'a> From<&'a Principal> for Party<'a> {
+    fn from(principal: &'a Principal) -> Self {
+        Self {
+            kind: principal.kind.name().into(),
+            id: Cow::Borrowed(&principal.id),
+            teams: Cow::Borrowed(&principal.teams),
+            authn: match principal.authn {
+                Authn::Jwt => "jwt",
+                Authn::Mtls => "mtls",
+                Authn::ApiKey => "api_key",
+                Authn::Anonymous => "anonymous",
+            }
+            .into(),
+            credential: principal.credential.as_deref().map(Cow::Borrowed),
+        }
+    }
+}
+
+/// The parties behind the request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Links<'a> {
+    /// The workload that connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Text<'a>>,
+    /// The agent that acts for the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Text<'a>>,
+}
+
+impl<'a> From<&'a Chain> for Links<'a> {
+    fn from(chain: &'a Chain) -> Self {
+        Self {
+            workload: chain.workload.as_deref().map(Cow::Borrowed),
+            agent: chain.agent.as_deref().map(Cow::Borrowed),
+        }
+    }
+}
+
+/// A Cedar entity of the namespace `Tidegate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entity<'a> {
+    /// The type without the namespace.
+    #[serde(rename = "type")]
+    pub kind: Text<'a>,
+    /// The id.
+    pub id: Text<'a>,
+}
+
+impl<'a> From<&'a Resource> for Entity<'a> {
+    fn from(resource: &'a Resource) -> Self {
+        let id = match resource {
+            Resource::Model { .. } => Cow::Owned(resource.id()),
+            Resource::Dataset(name) => Cow::Borrowed(name.as_str()),
+            Resource::Service(name) => Cow::Borrowed(name.as_str()),
+        };
+        Self { kind: resource.kind().into(), id }
+    }
+}
+
+/// The effective label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marking<'a> {
+    /// How sensitive, by name.
+    pub level: Level,
+    /// Where it may be.
+    pub residency: Cow<'a, Residency>,
+    /// Who fixed the level.
+    pub origin: Text<'a>,
+}
+
+impl<'a> From<&'a Label> for Marking<'a> {
+    fn from(label: &'a Label) -> Self {
+        Self {
+            level: label.level,
+            residency: Cow::Borrowed(&label.residency),
+            origin: label.origin.name().into(),
+        }
+    }
+}
+
+/// The request as the gateway saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: Text<'a>,
+    /// The host asked for, lower case.
+    pub host: Text<'a>,
+    /// The decoded path. Object keys of a store stand in it as HMACs.
+    pub path: Text<'a>,
+    /// The query, each value as its HMAC.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<Parameter<'a>>,
+    /// The declared or buffered size of the body, or the bound of one that declares none.
+    pub bytes: u64,
+    /// The HTTP version: `1.1` or `2`.
+    pub version: Text<'a>,
+    /// What the client calls itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<Text<'a>>,
+}
+
+/// One pair of a query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter<'a> {
+    /// The decoded name.
+    pub name: Text<'a>,
+    /// HMAC of the decoded value.
+    pub digest: Text<'a>,
+}
+
+/// One evaluation of a candidate with a protection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evaluation<'a> {
+    /// The resource.
+    pub resource: Entity<'a>,
+    /// Where the data would go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Text<'a>>,
+    /// `none`, `masked` or `sealed`.
+    pub protection: Text<'a>,
+    /// Whether Cedar allowed it.
+    pub allowed: bool,
+    /// The policies that decided it.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub policies: Cow<'a, [Arc<str>]>,
+    /// What Cedar could not evaluate; any makes the decision a denial.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub errors: Cow<'a, [String]>,
+}
+
+/// The endpoint of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream<'a> {
+    /// The cluster, store or service.
+    pub name: Text<'a>,
+    /// The endpoint, `host:port`.
+    pub endpoint: Text<'a>,
+    /// Whether it is reached without TLS.
+    pub plaintext: bool,
+}

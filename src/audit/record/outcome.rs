@@ -1,0 +1,91 @@
+//! The record that stands after a crossing: what came of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::Text;
+use crate::model::Usage;
+
+/// How an attempt, or a request without a decision, ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome<'a> {
+    /// How.
+    pub ending: Ending,
+    /// The status that the client got, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The stable code of a failure after the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Text<'a>>,
+    /// Bytes of the request body that were sent upstream.
+    pub request_bytes: u64,
+    /// Bytes of the response body that went to the client.
+    pub response_bytes: u64,
+    /// Tokens, for inference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// From the first byte of the request to the end, microseconds.
+    pub duration_us: u64,
+    /// From the first byte of the request to the first byte of the response, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_first_byte_us: Option<u64>,
+    /// HMAC of the response body, if it was computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_digest: Option<Text<'a>>,
+}
+
+impl Outcome<'_> {
+    /// An outcome of which nothing but its kind is known.
+    #[must_use]
+    pub const fn bare(ending: Ending) -> Self {
+        Self {
+            ending,
+            status: None,
+            code: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            usage: None,
+            duration_us: 0,
+            time_to_first_byte_us: None,
+            response_digest: None,
+        }
+    }
+}
+
+/// The ways to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The whole answer was delivered.
+    Complete,
+    /// The client hung up.
+    ClientGone,
+    /// The upstream broke off.
+    UpstreamReset,
+    /// A timeout of ours ended it.
+    Timeout,
+    /// We answered the refusal that the decision says.
+    Refused,
+    /// We ended it, or the task was cancelled.
+    Aborted,
+    /// Our own code failed.
+    Panicked,
+    /// The gateway died before it knew; written by the next start.
+    Unknown,
+}
+
+impl Ending {
+    /// The name in records and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientGone => "client_gone",
+            Self::UpstreamReset => "upstream_reset",
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+            Self::Aborted => "aborted",
+            Self::Panicked => "panicked",
+            Self::Unknown => "unknown",
+        }
+    }
+}

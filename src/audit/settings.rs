@@ -1,0 +1,78 @@
+//! What the operator can say about the journal. Paths are absolute by the time they come here.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::ByteSize;
+
+/// Smallest segment: it must hold its own list of open decisions and some records.
+const MIN_SEGMENT: u64 = 1 << 20;
+/// Largest segment: a start after a crash reads one segment whole, and shall take less than a second.
+const MAX_SEGMENT: u64 = 256 << 20;
+/// Smallest number of places.
+const MIN_QUEUE: usize = 64;
+/// Bytes that one open decision takes in the list at the head of a segment.
+const OPEN_ENTRY_BYTES: u64 = 48;
+
+/// `[audit]`: where and how the journal is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The journal's directory; it is made if it is missing. Default `journal`, beside the configuration file.
+    pub directory: PathBuf,
+    /// Size of one segment file, preallocated. Default `64MiB`, 1 MiB to 256 MiB.
+    pub segment_size: ByteSize,
+    /// Places for records that are not written yet. Each open request holds two, so half of this is the
+    /// number of requests at once. Default 65536, at least 64; a place holds at most 32 KiB.
+    pub queue: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { directory: PathBuf::from("journal"), segment_size: ByteSize::mib(64), queue: 65_536 }
+    }
+}
+
+/// Settings that no journal can be kept with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// The size of a segment is out of bounds.
+    #[error("`segment_size` is `{0}`: use `1MiB` to `256MiB`")]
+    SegmentSize(ByteSize),
+    /// There are too few places.
+    #[error("`queue` is `{0}`: use at least 64")]
+    Queue(usize),
+    /// The list of open decisions could fill half a segment.
+    #[error("`queue` is `{queue}`, too many for segments of `{segment_size}`: use at most {most}")]
+    QueueForSegment {
+        /// The places asked for.
+        queue: usize,
+        /// The size of a segment.
+        segment_size: ByteSize,
+        /// The most places for that size.
+        most: u64,
+    },
+}
+
+impl Settings {
+    /// Checks the bounds that the types cannot express.
+    ///
+    /// # Errors
+    /// The first value that is out of bounds.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let size = self.segment_size.get();
+        if !(MIN_SEGMENT..=MAX_SEGMENT).contains(&size) {
+            return Err(SettingsError::SegmentSize(self.segment_size));
+        }
+        if self.queue < MIN_QUEUE {
+            return Err(SettingsError::Queue(self.queue));
+        }
+        let most = size / OPEN_ENTRY_BYTES;
+        if u64::try_from(self.queue).is_ok_and(|queue| queue <= most) {
+            Ok(())
+        } else {
+            Err(SettingsError::QueueForSegment { queue: self.queue, segment_size: self.segment_size, most })
+        }
+    }
+}
