@@ -1,0 +1,156 @@
+//! Exporters: OTLP over HTTP/protobuf through our own TLS client, and a Prometheus registry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use opentelemetry::KeyValue;
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use prometheus::{Registry, TextEncoder};
+use tokio::runtime::Handle;
+
+use crate::net;
+
+use super::Settings;
+
+/// How long the last flush may take.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// The exporters could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The OTLP exporter refused its settings.
+    #[error("failed to set up OTLP export to `{endpoint}`")]
+    Otlp {
+        /// The configured endpoint.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The Prometheus registry refused the exporter.
+    #[error("failed to set up the Prometheus page")]
+    Prometheus(#[source] opentelemetry_sdk::error::OTelSdkError),
+}
+
+/// Providers of traces and metrics with whatever exports them.
+#[derive(Debug)]
+pub struct Exporters {
+    traces: SdkTracerProvider,
+    meters: SdkMeterProvider,
+    registry: Registry,
+}
+
+impl Exporters {
+    /// Sets up export as configured, through `client`; `instance` becomes `service.instance.id`.
+    ///
+    /// # Errors
+    /// The endpoint is no URL.
+    pub fn new(
+        settings: &Settings,
+        instance: &str,
+        client: Option<Arc<net::Client>>,
+        runtime: Handle,
+    ) -> Result<Self, ExportError> {
+        let resource = Resource::builder()
+            .with_service_name("tidegate")
+            .with_attributes([
+                KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+                KeyValue::new("service.instance.id", instance.to_owned()),
+            ])
+            .build();
+        let registry = Registry::new();
+        let page = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .build()
+            .map_err(ExportError::Prometheus)?;
+        let mut meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(page);
+        let mut traces = SdkTracerProvider::builder().with_resource(resource);
+        match (&settings.otlp_endpoint, client) {
+            (None, _) | (_, None) => traces = traces.with_sampler(Sampler::AlwaysOff),
+            (Some(endpoint), Some(client)) => {
+                let transport = Transport { client, runtime };
+                let (spans, metrics) = otlp(endpoint, &transport)
+                    .map_err(|source| ExportError::Otlp { endpoint: endpoint.clone(), source })?;
+                traces = traces.with_batch_exporter(spans).with_sampler(sampler(settings.sample_percent));
+                let push =
+                    PeriodicReader::builder(metrics).with_interval(settings.metrics_interval.get()).build();
+                meters = meters.with_reader(push);
+            }
+        }
+        Ok(Self { traces: traces.build(), meters: meters.build(), registry })
+    }
+
+    pub(super) const fn tracer_provider(&self) -> &SdkTracerProvider {
+        &self.traces
+    }
+
+    pub(super) const fn meter_provider(&self) -> &SdkMeterProvider {
+        &self.meters
+    }
+
+    pub(super) fn prometheus(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    pub(super) fn shutdown(&self) {
+        if let Err(error) = self.traces.shutdown_with_timeout(SHUTDOWN) {
+            tracing::warn!(%error, "spans were left unsent");
+        }
+        if let Err(error) = self.meters.shutdown_with_timeout(SHUTDOWN) {
+            tracing::warn!(%error, "metrics were left unsent");
+        }
+    }
+}
+
+fn sampler(percent: u8) -> Sampler {
+    match percent {
+        0 => Sampler::AlwaysOff,
+        100.. => Sampler::AlwaysOn,
+        some => Sampler::TraceIdRatioBased(f64::from(some) / 100.0),
+    }
+}
+
+fn otlp(
+    endpoint: &str,
+    transport: &Transport,
+) -> Result<(SpanExporter, MetricExporter), Box<dyn std::error::Error + Send + Sync>> {
+    let base = endpoint.trim_end_matches('/');
+    let spans = SpanExporter::builder()
+        .with_http()
+        .with_http_client(transport.clone())
+        .with_endpoint(format!("{base}/v1/traces"))
+        .build()?;
+    let metrics = MetricExporter::builder()
+        .with_http()
+        .with_http_client(transport.clone())
+        .with_endpoint(format!("{base}/v1/metrics"))
+        .build()?;
+    Ok((spans, metrics))
+}
+
+/// The SDK exports from threads of its own, without a runtime: each post is spawned onto ours.
+#[derive(Debug, Clone)]
+struct Transport {
+    client: Arc<net::Client>,
+    runtime: Handle,
+}
+
+#[async_trait]
+impl HttpClient for Transport {
+    async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
+        let client = Arc::clone(&self.client);
+        let (head, body) = request.into_parts();
+        let post =
+            self.runtime.spawn(async move { client.post(&head.uri.to_string(), head.headers, body).await });
+        let (status, body) = post.await??;
+        let mut response = http::Response::new(body);
+        *response.status_mut() = status;
+        Ok(response)
+    }
+}
