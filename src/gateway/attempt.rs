@@ -1,0 +1,278 @@
+//! One crossing: decide, admit, prepare, record, send; all of it again for each retry or failover.
+//!
+//! Another attempt is made only while no byte of the request's body was taken, or when the body is held whole;
+//! it is decided and recorded like the first. Nothing is sent before its decision is in the journal.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderMap, Method, Request, Response, Uri};
+use jiff::Timestamp;
+
+use crate::inspect::Inspected;
+use crate::limit::Slot;
+use crate::message::{Body, Inbound};
+use crate::model::{Candidate, Level, Principal, Protection};
+use crate::policy::{AuthzRequest, Denial, Permit};
+use crate::protect;
+use crate::telemetry::DecisionFacts;
+use crate::upstream::{Endpoint, EndpointId, SendError};
+
+use super::exchange::Exchange;
+use super::payload::Payload;
+use super::record;
+use super::reject::Reject;
+use super::sending::Sending;
+use super::{Gateway, Snapshot};
+
+/// Attempts for one request, the first included.
+const MAX_ATTEMPTS: u16 = 3;
+/// The rungs that can really be done today, cheapest first.
+const RUNGS: &[Protection] = &[Protection::None];
+
+/// Tries the candidates until one answers, none is left, or trying again would not be safe.
+pub(super) async fn run(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    exchange: &mut Exchange,
+    mut crossing: Crossing,
+) -> Result<Response<Body>, Reject> {
+    let mut slot = None;
+    loop {
+        let permit = decide(gateway, snapshot, exchange, &crossing).await?;
+        let admitted = admit(snapshot, exchange, &crossing, slot.take())?;
+        let Some(endpoint) = prepare(snapshot, &permit, &mut crossing)? else {
+            slot = Some(admitted);
+            continue;
+        };
+        record(gateway, exchange, &crossing, &permit, &endpoint).await?;
+        let sending = Sending::start(exchange, &crossing, &permit, &endpoint);
+        let outbound = protect::prepare(permit, crossing.request(exchange)?)?;
+        match snapshot.upstreams.send(&endpoint, outbound).await {
+            Ok(answer) => return sending.answered(exchange, &crossing, answer, admitted),
+            Err(error) => {
+                let failure = sending.failed(exchange, &error);
+                crossing.next(exchange, &endpoint, &error, failure)?;
+                exchange.attempt_failed(crossing.failure.as_ref());
+            }
+        }
+        slot = Some(admitted);
+    }
+}
+
+/// What is to cross, with what is left to try.
+#[derive(Debug)]
+pub(super) struct Crossing {
+    pub(super) principal: Arc<Principal>,
+    pub(super) method: Method,
+    /// The decoded path as it leaves, the route's prefix cut off.
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) inspected: Inspected,
+    pub(super) payload: Payload,
+    pub(super) now: Timestamp,
+    /// The last failure, answered when nothing is left to try.
+    failure: Option<Reject>,
+    tried: Vec<EndpointId>,
+}
+
+impl Crossing {
+    /// What is to cross, after inspection. `now` is the time that every decision of this request sees.
+    pub(super) fn new(
+        principal: &Arc<Principal>,
+        inbound: Inbound,
+        inspected: Inspected,
+        payload: Payload,
+        path: String,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            principal: Arc::clone(principal),
+            method: inbound.method,
+            path,
+            headers: inbound.headers,
+            payload,
+            inspected,
+            now,
+            failure: None,
+            tried: Vec::new(),
+        }
+    }
+
+    /// A fresh request for one attempt; a streamed payload may be there only once.
+    fn request(&mut self, exchange: &Exchange) -> Result<Request<Body>, Reject> {
+        let mut request = Request::new(self.payload.take(&exchange.request_bytes)?);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from(self.inspected.path_and_query.clone());
+        *request.headers_mut() = self.headers.clone();
+        if let Some(parent) = exchange.span().and_then(|span| span.traceparent()) {
+            request.headers_mut().insert("traceparent", parent);
+        }
+        Ok(request)
+    }
+
+    fn authorization(&self, exchange: &Exchange) -> AuthzRequest<'_> {
+        AuthzRequest {
+            principal: &self.principal,
+            action: self.inspected.action,
+            label: &self.inspected.label,
+            method: self.method.as_str(),
+            path: &self.path,
+            bytes: self.inspected.bytes,
+            stream: self.inspected.stream,
+            max_tokens: self.inspected.max_tokens,
+            peer: exchange.peer.ip(),
+            now: self.now,
+            purpose: self.inspected.purpose.as_deref(),
+        }
+    }
+
+    /// Drops a candidate that cannot serve; with none left the last failure is the answer.
+    fn without(&mut self, candidate: &Candidate, failure: Reject) -> Result<(), Reject> {
+        self.inspected.candidates.retain(|other| other != candidate);
+        if self.inspected.candidates.is_empty() {
+            return Err(self.failure.take().unwrap_or(failure));
+        }
+        self.failure.get_or_insert(failure);
+        Ok(())
+    }
+
+    /// Whether another attempt is safe and useful; otherwise the failure is the answer.
+    fn next(
+        &mut self,
+        exchange: &Exchange,
+        endpoint: &Endpoint,
+        error: &SendError,
+        failure: Reject,
+    ) -> Result<(), Reject> {
+        self.tried.push(endpoint.id().clone());
+        self.payload.give_back(error.take_body());
+        if !error.retryable() || !self.payload.is_there() || exchange.attempt >= MAX_ATTEMPTS {
+            return Err(failure);
+        }
+        self.failure = Some(failure);
+        Ok(())
+    }
+}
+
+/// Asks Cedar about the candidates that are left; the first Allow is the permit, a Deny is recorded.
+async fn decide(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    exchange: &mut Exchange,
+    crossing: &Crossing,
+) -> Result<Permit, Reject> {
+    let (started, clock) = (SystemTime::now(), Instant::now());
+    let decision =
+        snapshot.bundle.decide(&crossing.authorization(exchange), &crossing.inspected.candidates, RUNGS);
+    let took = clock.elapsed();
+    exchange.attempt = exchange.attempt.saturating_add(1);
+    exchange.recorded = false;
+    let (outcome, code) = match &decision {
+        Ok(_) => ("allow", ""),
+        Err(denial) => ("deny", denial.reason.code()),
+    };
+    gateway.telemetry.metrics().decided(crossing.inspected.action.name(), outcome, code, took);
+    if let Some(span) = exchange.span() {
+        span.decision(started, decision_facts(crossing, &decision, outcome, code));
+    }
+    match decision {
+        Ok(permit) => Ok(permit),
+        Err(denial) => {
+            record_denial(gateway, exchange, crossing, &denial).await?;
+            Err(Reject::denied(&denial))
+        }
+    }
+}
+
+fn decision_facts<'a>(
+    crossing: &Crossing,
+    decision: &'a Result<Permit, Denial>,
+    outcome: &'static str,
+    code: &'static str,
+) -> DecisionFacts<'a> {
+    let (policies, bundle, resource) = match decision {
+        Ok(permit) => (permit.policies(), permit.bundle(), Some(&permit.candidate().resource)),
+        Err(denial) => {
+            let last = denial.evaluations.last().map(|evaluation| &evaluation.resource);
+            (denial.policies.as_slice(), &denial.bundle, last)
+        }
+    };
+    DecisionFacts {
+        decision: outcome,
+        code,
+        policies,
+        action: crossing.inspected.action.name(),
+        resource: resource.map(ToString::to_string).unwrap_or_default(),
+        principal: format!("{}::\"{}\"", crossing.principal.kind.name(), crossing.principal.id),
+        bundle: Arc::clone(bundle),
+    }
+}
+
+/// Rate and concurrency; a request that was admitted once is not counted again when it is retried.
+fn admit(
+    snapshot: &Snapshot,
+    exchange: &Exchange,
+    crossing: &Crossing,
+    slot: Option<Slot>,
+) -> Result<Slot, Reject> {
+    match (slot, &exchange.route) {
+        (Some(slot), _) => Ok(slot),
+        (None, Some(route)) => Ok(snapshot.limits.admit(&crossing.principal, &route.name)?),
+        (None, None) => Err(Reject::internal("a request without a route asked to be admitted")),
+    }
+}
+
+/// Chooses the endpoint; none if the permitted candidate cannot serve but another may.
+fn prepare(
+    snapshot: &Snapshot,
+    permit: &Permit,
+    crossing: &mut Crossing,
+) -> Result<Option<Endpoint>, Reject> {
+    let candidate = permit.candidate();
+    let failure = match snapshot.upstreams.select(&candidate.upstream, &crossing.tried) {
+        Ok(endpoint)
+            if endpoint.is_plaintext_remote() && crossing.inspected.label.level >= Level::Confidential =>
+        {
+            Reject::new("plaintext_refused", "data of this level does not leave without TLS")
+        }
+        Ok(endpoint) => return Ok(Some(endpoint)),
+        Err(error) => Reject::from(error),
+    };
+    crossing.without(candidate, failure)?;
+    Ok(None)
+}
+
+/// Writes the decision; returns when it is as durable as the route's mode says.
+async fn record(
+    gateway: &Gateway,
+    exchange: &mut Exchange,
+    crossing: &Crossing,
+    permit: &Permit,
+    endpoint: &Endpoint,
+) -> Result<(), Reject> {
+    let mut draft = exchange.take_draft()?;
+    let record = record::permitted(exchange, crossing, permit, endpoint, &gateway.audit)?;
+    let written = draft.decision(&record).await;
+    drop(record);
+    exchange.draft = Some(draft);
+    written?;
+    exchange.recorded = true;
+    Ok(())
+}
+
+async fn record_denial(
+    gateway: &Gateway,
+    exchange: &mut Exchange,
+    crossing: &Crossing,
+    denial: &Denial,
+) -> Result<(), Reject> {
+    let mut draft = exchange.take_draft()?;
+    let record = record::denied(exchange, crossing, denial, &gateway.audit)?;
+    let written = draft.decision(&record).await;
+    drop(record);
+    exchange.draft = Some(draft);
+    written?;
+    exchange.recorded = true;
+    Ok(())
+}
