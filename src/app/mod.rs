@@ -1,1 +1,165 @@
-//! (to come)
+//! The composition root: configuration becomes a snapshot, listeners start, policies are reloaded, all is drained.
+//!
+//! The only place that imports everything; it decides nothing about any request.
+
+mod build;
+mod handlers;
+mod keys;
+mod reload;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin::{Admin, Status};
+use crate::audit::Audit;
+use crate::config::{self, Config};
+use crate::gateway::Gateway;
+use crate::listen::{self, Listener};
+use crate::model::{Problems, SystemClock};
+use crate::telemetry::{self, Telemetry};
+
+use handlers::{AdminHandler, DataHandler};
+
+pub use build::check;
+
+/// A gateway that serves.
+#[derive(Debug)]
+pub struct Running {
+    data: SocketAddr,
+    admin: SocketAddr,
+    status: Arc<Status>,
+    stop_data: watch::Sender<bool>,
+    stop_admin: watch::Sender<bool>,
+    reload: reload::Trigger,
+    data_task: JoinHandle<()>,
+    admin_task: JoinHandle<()>,
+    audit: Audit,
+    telemetry: Arc<Telemetry>,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Files that people wrote are wrong; all problems are in it.
+    #[error("the configuration has problems:\n{0}")]
+    Invalid(Problems),
+    /// Something else failed.
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
+
+/// Loads the configuration and starts the gateway on the current runtime.
+///
+/// # Errors
+/// The configuration or what it names is wrong, an address is taken, or the journal cannot be opened.
+pub async fn start(path: &Path) -> Result<Running, StartError> {
+    let config = config::load(path).map_err(StartError::Invalid)?;
+    start_with(config).await
+}
+
+/// Starts a gateway of a loaded configuration.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(config: Config) -> Result<Running, StartError> {
+    let snapshot = build::snapshot(&config).map_err(StartError::Invalid)?;
+    let audit = build::journal(&config, &snapshot.bundle).context("failed to open the audit journal")?;
+    let telemetry = build::telemetry(&config).context("failed to set up telemetry")?;
+    build::observe(&telemetry, &audit);
+    snapshot.identity.start().await;
+    let clock = Arc::new(SystemClock);
+    let gateway = Arc::new(Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock));
+    let status = Arc::new(Status::default());
+    let admin = Admin::new(Arc::clone(&gateway), audit.clone(), Arc::clone(&telemetry), Arc::clone(&status));
+
+    let listen = &config.file.listen;
+    let data =
+        Listener::bind(listen.clone()).with_context(|| format!("failed to listen on {}", listen.address))?;
+    let admin_settings = listen::Settings::new(config.file.admin.address, None);
+    let admin_listener = Listener::bind(admin_settings)
+        .with_context(|| format!("failed to listen on {} for admin", config.file.admin.address))?;
+
+    let (stop_data, data_stops) = watch::channel(false);
+    let (stop_admin, admin_stops) = watch::channel(false);
+    let (data_address, admin_address) = (data.local_addr(), admin_listener.local_addr());
+    let reload = reload::start(
+        config,
+        Arc::clone(&gateway),
+        audit.clone(),
+        Arc::clone(&telemetry),
+        Arc::clone(&status),
+    );
+    let data_task = tokio::spawn(data.run(Arc::new(DataHandler(gateway)), stopped(data_stops)));
+    let admin_task = tokio::spawn(admin_listener.run(Arc::new(AdminHandler(admin)), stopped(admin_stops)));
+    Ok(Running {
+        data: data_address,
+        admin: admin_address,
+        status,
+        stop_data,
+        stop_admin,
+        reload,
+        data_task,
+        admin_task,
+        audit,
+        telemetry,
+    })
+}
+
+/// A runtime with the configured number of workers; the operator's log is installed too.
+///
+/// # Errors
+/// The system gives no threads.
+pub fn runtime(config: &Config) -> anyhow::Result<Runtime> {
+    telemetry::init_log(&config.file.telemetry);
+    let mut builder = Builder::new_multi_thread();
+    if config.file.gateway.workers > 0 {
+        builder.worker_threads(usize::from(config.file.gateway.workers));
+    }
+    builder.enable_all().thread_name("tidegate").build().context("failed to start the runtime")
+}
+
+/// Resolves when the gateway is told to stop, or nobody is left to tell it.
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+impl Running {
+    /// Where requests are served.
+    #[must_use]
+    pub const fn data_address(&self) -> SocketAddr {
+        self.data
+    }
+
+    /// Where health and metrics are served.
+    #[must_use]
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Compares policies with their files now instead of at the next poll.
+    pub fn reload(&self) {
+        self.reload.now();
+    }
+
+    /// Stops accepting, lets streams end for the configured time, closes the journal, sends what telemetry holds.
+    pub async fn shutdown(self) {
+        self.status.drain();
+        drop(self.reload);
+        // Health stays readable while streams end: a load balancer must see that this instance drains.
+        for (stop, task) in [(self.stop_data, self.data_task), (self.stop_admin, self.admin_task)] {
+            stop.send_replace(true);
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a listener failed");
+            }
+        }
+        self.audit.close().await;
+        let telemetry = self.telemetry;
+        let _ = tokio::task::spawn_blocking(move || telemetry.shutdown()).await;
+    }
+}

@@ -1,0 +1,187 @@
+//! From a configuration to the parts of a gateway. Opens no sockets.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+use tokio::runtime::Handle;
+
+use crate::audit::{Audit, Instance, State, Stats};
+use crate::config::{self, Config};
+use crate::gateway::Snapshot;
+use crate::identity::Identity;
+use crate::inspect::{Catalog, DatasetSettings};
+use crate::limit::Limits;
+use crate::model::{Clock, ClusterName, Problems, SystemClock};
+use crate::net::{CertificateFacts, Client, ClientSettings};
+use crate::policy::Bundle;
+use crate::route::{Route, Table};
+use crate::telemetry::{Exporters, Gauge, Telemetry};
+use crate::upstream::Upstreams;
+
+use super::keys::Keys;
+
+/// Everything that is wrong with a configuration and what it names.
+///
+/// # Errors
+/// All problems at once.
+pub fn check(config: &Config) -> Result<(), Problems> {
+    snapshot(config).map(|_| ())
+}
+
+/// Builds what requests see; all problems of all parts are reported together.
+pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
+    let file = &config.file;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut problems = Problems::new();
+    let bundle = kept(config::check(config), &mut problems);
+    listener(config, &mut problems);
+    if let Err(error) = file.audit.check() {
+        problems.push(&config.name, "audit", error, "");
+    }
+    let routes = routes(config, &mut problems);
+    let catalog = catalog(config, &mut problems);
+    let identity =
+        kept(Identity::new(&file.identity, Arc::new(Keys::default()), Arc::clone(&clock)), &mut problems);
+    let limits = kept(Limits::new(&file.limits), &mut problems);
+    let upstreams = kept(Upstreams::new(&file.upstreams(), &config.name, clock), &mut problems);
+    match (bundle, routes, catalog, identity, limits, upstreams) {
+        (Some(bundle), Some(routes), Some(catalog), Some(identity), Some(limits), Some(upstreams))
+            if problems.is_empty() =>
+        {
+            Ok(Snapshot {
+                gate: file.gate.clone(),
+                routes: Arc::new(routes),
+                identity: Arc::new(identity),
+                catalog: Arc::new(catalog),
+                bundle: Arc::new(bundle),
+                limits: Arc::new(limits),
+                upstreams: Arc::new(upstreams),
+            })
+        }
+        _ => Err(problems),
+    }
+}
+
+/// Takes the value, or its problems.
+fn kept<T>(result: Result<T, Problems>, problems: &mut Problems) -> Option<T> {
+    result.map_err(|found| problems.append(found)).ok()
+}
+
+fn routes(config: &Config, problems: &mut Problems) -> Option<Table> {
+    let checked: Option<Vec<Route>> = config
+        .file
+        .routes
+        .iter()
+        .enumerate()
+        // Every route is checked, also after a broken one.
+        .map(|(index, route)| route.check(&config.name, &format!("routes[{index}]"), problems))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .collect();
+    kept(Table::build(&config.name, checked?), problems)
+}
+
+fn catalog(config: &Config, problems: &mut Problems) -> Option<Catalog> {
+    let inside: ClusterName = "private".parse().ok()?;
+    let mut catalog = Catalog::new(inside);
+    for (name, cluster) in &config.file.clusters {
+        catalog.add_cluster(name.clone(), cluster.models.iter().cloned());
+    }
+    for (name, store) in &config.file.stores {
+        let datasets: Vec<DatasetSettings> = store
+            .datasets
+            .iter()
+            .map(|dataset| DatasetSettings {
+                dataset: dataset.id.clone(),
+                bucket: dataset.bucket.clone(),
+                prefix: dataset.prefix.clone(),
+                level: dataset.level,
+                residency: dataset.residency.clone(),
+            })
+            .collect();
+        catalog.add_store(
+            name.clone(),
+            &datasets,
+            &config.name,
+            &format!("stores.{name}.datasets"),
+            problems,
+        );
+    }
+    for (name, service) in &config.file.services {
+        catalog.add_service(name.clone(), service.cluster.clone());
+    }
+    Some(catalog)
+}
+
+/// The listener's certificate, key, authorities and bounds.
+fn listener(config: &Config, problems: &mut Problems) {
+    let listen = &config.file.listen;
+    problems.append(listen.check(&config.name, "listen"));
+    let Some(tls) = &listen.tls else { return };
+    // What cannot be read has been noted already.
+    if let Ok(facts) = CertificateFacts::read(&tls.certificate)
+        && !(facts.not_before..=facts.not_after).contains(&SystemClock.now())
+    {
+        let message = format!("is valid from {} to {} only", facts.not_before, facts.not_after);
+        problems.push(&config.name, "listen.tls.certificate", message, "renew it");
+    }
+}
+
+/// Opens the journal and keeps the bundle in it. Blocks while it recovers.
+pub(super) fn journal(config: &Config, bundle: &Bundle) -> anyhow::Result<Audit> {
+    let instance =
+        Instance { name: config.file.gateway.name.as_str().into(), version: env!("CARGO_PKG_VERSION") };
+    let audit = Audit::open(&config.file.audit, instance)?;
+    audit.archive(bundle.hash(), bundle.files()).context("failed to keep the policies in the journal")?;
+    Ok(audit)
+}
+
+pub(super) fn telemetry(config: &Config) -> anyhow::Result<Arc<Telemetry>> {
+    let settings = &config.file.telemetry;
+    let client = match &settings.otlp_endpoint {
+        Some(url) => {
+            let ca = settings.otlp_ca.clone();
+            let client =
+                ClientSettings { ca, allow_networks: private_networks(), ..ClientSettings::default() };
+            Some(Arc::new(Client::new(url, &client)?))
+        }
+        None => None,
+    };
+    let exporters = Exporters::new(settings, config.file.gateway.name.as_str(), client, Handle::current())?;
+    Ok(Arc::new(Telemetry::new(exporters)))
+}
+
+/// Registers the readings of the journal.
+pub(super) fn observe(telemetry: &Telemetry, audit: &Audit) {
+    let metrics = telemetry.metrics();
+    let gauge = |name, unit, description, read: fn(Stats) -> u64| {
+        let audit = audit.clone();
+        metrics.observe(Gauge { name, unit, description }, move || read(audit.stats()));
+    };
+    gauge("tidegate.audit.state", "1", "0 while the journal can be written, 1 while it cannot", |stats| {
+        u64::from(stats.state != State::Ok)
+    });
+    gauge("tidegate.audit.records", "{record}", "Records written since the start", |stats| stats.records);
+    gauge("tidegate.audit.commits", "{commit}", "Syncs of the journal since the start", |stats| {
+        stats.commits
+    });
+    gauge("tidegate.audit.refused", "{request}", "Requests refused for want of a record", |stats| {
+        stats.refused
+    });
+    gauge("tidegate.audit.lost_events", "{event}", "Events that found no place in the queue", |stats| {
+        stats.lost
+    });
+    gauge("tidegate.audit.queue", "{record}", "Records that wait to be written", |stats| {
+        u64::try_from(stats.queue_depth).unwrap_or(u64::MAX)
+    });
+}
+
+/// Where the house's own services may be: their URLs are the operator's, and they are commonly inside. Link-local and metadata
+/// addresses stay forbidden.
+pub(super) fn private_networks() -> Vec<IpNet> {
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "fc00::/7", "::1/128"]
+        .iter()
+        .filter_map(|network| network.parse().ok())
+        .collect()
+}
