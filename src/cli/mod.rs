@@ -1,9 +1,130 @@
 //! The command line: one file a subcommand, no logic of its own.
+//!
+//! Exit codes are a contract: 0 success, 1 a negative answer (denied, invalid, not as expected), 2 wrong usage,
+//! 3 could not run.
 
+use std::io::Write as _;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::model::SystemClock;
+
+pub mod audit;
+pub mod certs;
+mod check;
+mod demo;
+mod serve;
+
+/// The governed border between private data and public GPU clusters.
+///
+/// One binary stands in the path as a TLS reverse proxy: it identifies who asks, decides every request with
+/// Cedar policies, records the decision before the first byte leaves, forwards, meters and answers.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 100, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegate demo                                   see it work: everything embedded, a guided tour
+  tidegate certs init certs                       a development CA, server and client certificates
+  tidegate check --config tidegate.toml           all problems of configuration, policies and keys
+  tidegate serve --config tidegate.toml           the gateway
+  tidegate audit query --journal journal --decision deny
+
+Exit codes: 0 success, 1 a negative answer, 2 wrong usage, 3 could not run.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show everything at work, embedded: clusters, a store, policies and a tour of requests.
+    Demo(demo::Args),
+    /// Run the gateway.
+    Serve(serve::Args),
+    /// Check configuration, policies, schema, entities, keys and certificates, all at once.
+    Check(check::Args),
+    /// Read the audit journal.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Make certificates for development.
+    Certs(certs::Certs),
+}
+
+/// Subcommands of `audit`.
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Show the newest crossings and events.
+    Tail(audit::TailArgs),
+    /// Search the journal; exit 1 if nothing was found.
+    Query(audit::QueryArgs),
+}
+
+fn show(command: &Audit) -> anyhow::Result<Answer> {
+    let found = match command {
+        Audit::Tail(args) => audit::print_tail(args).map(|()| true),
+        Audit::Query(args) => audit::print_query(args),
+    };
+    match found {
+        Ok(true) => Ok(Answer::Yes),
+        Ok(false) => Ok(Answer::No),
+        Err(error) if error.is_broken_pipe() => Ok(Answer::Yes),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How a command prints data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// How a command ended, short of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Exit code 0.
+    Yes,
+    /// Exit code 1.
+    No,
+}
 
 /// Parses the arguments, runs the command and gives its exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` arrive here too and exit with 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Audit(command) => show(&command),
+        Command::Certs(args) => certs::run(&args, &SystemClock, &mut std::io::stdout()).map(|()| Answer::Yes),
+    };
+    match result {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        // A reader that closed the pipe has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "tidegate: {error:#}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -1,0 +1,61 @@
+//! `tidegate check`.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::app;
+use crate::config;
+use crate::model::Problem;
+
+use super::{Answer, Output};
+
+/// Report everything that is wrong with a configuration and what it names, at once; exit 1 if anything is.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  tidegate check --config tidegate.toml --output json")]
+pub(super) struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let found = match config::load(&args.config) {
+        Ok(config) => app::check(&config).err(),
+        Err(problems) => Some(problems),
+    };
+    report(&found.map(crate::model::Problems::into_vec).unwrap_or_default(), args.output)
+}
+
+/// Prints problems; the answer is no if there is any.
+pub(super) fn report(problems: &[Problem], output: Output) -> anyhow::Result<Answer> {
+    let mut out = std::io::stdout().lock();
+    match output {
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, problems).context("failed to write to standard output")?;
+            writeln!(out)?;
+        }
+        Output::Table => {
+            let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let (red, dim, plain) = if colour { ("\x1b[31m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
+            for problem in problems {
+                let place =
+                    if problem.place.is_empty() { String::new() } else { format!(": {}", problem.place) };
+                writeln!(out, "{red}{}{place}{plain}\n  {}", problem.file, problem.message)?;
+                if !problem.hint.is_empty() {
+                    writeln!(out, "  {dim}{}{plain}", problem.hint)?;
+                }
+            }
+            match problems.len() {
+                0 => writeln!(out, "no problems")?,
+                1 => writeln!(out, "1 problem")?,
+                count => writeln!(out, "{count} problems")?,
+            }
+        }
+    }
+    Ok(if problems.is_empty() { Answer::Yes } else { Answer::No })
+}

@@ -1,0 +1,62 @@
+//! `tidegate serve`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{self, StartError};
+use crate::config;
+
+use super::Answer;
+
+/// Run the gateway until SIGTERM or SIGINT; then stop accepting, let streams end, and exit with 0.
+///
+/// SIGHUP compares policies with their files at once. Each listener prints one JSON line on standard output.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  tidegate serve --config tidegate.toml")]
+pub(super) struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let config = match config::load(&args.config) {
+        Ok(config) => config,
+        Err(problems) => return super::check::report(&problems.into_vec(), super::Output::Table),
+    };
+    app::runtime(&config)?.block_on(serve(config))
+}
+
+async fn serve(config: config::Config) -> anyhow::Result<Answer> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let running = match app::start_with(config).await {
+        Ok(running) => running,
+        Err(StartError::Invalid(problems)) => {
+            return super::check::report(&problems.into_vec(), super::Output::Table);
+        }
+        Err(StartError::Failed(error)) => return Err(error),
+    };
+    announce("data", running.data_address())?;
+    announce("admin", running.admin_address())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => running.reload(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("stopping: no new connections, streams may end");
+    running.shutdown().await;
+    Ok(Answer::Yes)
+}
+
+fn announce(listener: &str, address: std::net::SocketAddr) -> anyhow::Result<()> {
+    let line = serde_json::json!({ "event": "listening", "listener": listener, "address": address });
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("failed to write to standard output")
+}
