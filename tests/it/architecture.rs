@@ -159,7 +159,10 @@ fn crate_paths(text: &str) -> Vec<String> {
     for part in text.split("crate::").skip(1) {
         let path: String =
             part.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
-        if let Some(inner) = part.strip_prefix(&path).and_then(|rest| rest.strip_prefix('{'))
+        if path.is_empty() && part.starts_with('{') {
+            let names = part.trim_start_matches('{').split('}').next().unwrap();
+            found.extend(names.split(',').map(|name| name.trim().to_owned()));
+        } else if let Some(inner) = part.strip_prefix(&path).and_then(|rest| rest.strip_prefix('{'))
             && path.ends_with("::")
         {
             let names = inner.split('}').next().unwrap();

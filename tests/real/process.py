@@ -1,0 +1,113 @@
+"""Processes, ports and waiting. Only what was started here is ever signalled, and only by its own process group."""
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+
+
+class Skip(Exception):
+    """A test that this machine cannot run, and why. Never raised because the gateway misbehaves."""
+
+
+def eventually(check, what, seconds=10.0):
+    """Polls until `check()` is true and gives its value; the only way in which a test waits."""
+    end = time.monotonic() + seconds
+    pause = 0.005
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)
+
+
+_given = set()
+
+
+def free_port():
+    """A loopback port below the ephemeral range, so no outgoing connection takes it; port + 10000 is valid too."""
+    while True:
+        port = random.randint(20000, 31000)
+        if port in _given:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            _given.add(port)
+            return port
+
+
+def accepts(port):
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+_started = []
+
+
+def end_all():
+    """Ends whatever of the started processes is still there."""
+    for process in _started:
+        process.kill()
+    _started.clear()
+
+
+class Process:
+    """A child in a process group of its own, its output in a file."""
+
+    def __init__(self, argv, log, env=None, cwd=None, stdout=None):
+        self.argv, self.log, self.stdout = [str(a) for a in argv], log, stdout or log
+        with open(self.stdout, "ab") as out, open(self.log, "ab") as err:
+            self._child = subprocess.Popen(
+                self.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd,
+                env={**os.environ, **(env or {})}, start_new_session=True)
+        _started.append(self)
+
+    @property
+    def pid(self):
+        return self._child.pid
+
+    @property
+    def code(self):
+        """The exit code, or None while it runs."""
+        return self._child.poll()
+
+    def text(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def signal(self, number):
+        if self.code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def wait(self, seconds):
+        return self._child.wait(seconds)
+
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        return self.wait(10)
+
+    def stop(self, grace=5.0):
+        """SIGTERM, then SIGKILL for what is left of the group."""
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(grace)
+        return self.kill()
+
+    def ready(self, check, seconds=60.0):
+        """Waits until `check()` holds; an early exit is reported with the end of the log."""
+        def look():
+            if self.code is not None:
+                raise AssertionError(f"{self.argv[0]} left with {self.code} at start:\n{self.text()[-2000:]}")
+            with contextlib.suppress(OSError):
+                return check()
+        try:
+            return eventually(look, f"{self.argv[0]} is ready", seconds)
+        except AssertionError as error:
+            self.kill()
+            raise AssertionError(f"{error}\n{self.text()[-2000:]}") from None
