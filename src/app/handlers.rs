@@ -39,7 +39,9 @@ impl Handler for AdminHandler {
     }
 
     async fn reject(&self, _: Arc<Connection>, refusal: Refusal) -> Response<Body> {
-        Response::new(message::full(format!("{refusal}\n")))
+        let mut response = Response::new(message::full(format!("{refusal}\n")));
+        *response.status_mut() = refusal.status();
+        response
     }
 
     fn refused(&self, peer: SocketAddr, reason: &RefusedConnection) {

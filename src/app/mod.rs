@@ -10,6 +10,7 @@ mod reload;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
@@ -27,6 +28,10 @@ use crate::telemetry::{self, Telemetry};
 use handlers::{AdminHandler, DataHandler};
 
 pub use build::check;
+
+/// How often the journal is looked at while the last records come in, and how many times.
+const SETTLE_STEP: Duration = Duration::from_millis(10);
+const SETTLE_STEPS: u32 = 100;
 
 /// A gateway that serves.
 #[derive(Debug)]
@@ -158,8 +163,20 @@ impl Running {
                 tracing::error!(%error, "a listener failed");
             }
         }
+        settle(&self.audit).await;
         self.audit.close().await;
         let telemetry = self.telemetry;
         let _ = tokio::task::spawn_blocking(move || telemetry.shutdown()).await;
     }
+}
+
+/// Waits for the records of requests that the end of their connection has only just ended.
+async fn settle(audit: &Audit) {
+    for _ in 0..SETTLE_STEPS {
+        if audit.stats().places_taken == 0 {
+            return;
+        }
+        tokio::time::sleep(SETTLE_STEP).await;
+    }
+    tracing::warn!("some requests were still open: their records end as unknown");
 }

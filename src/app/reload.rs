@@ -14,7 +14,6 @@ use crate::audit::Audit;
 use crate::audit::record::Event;
 use crate::config::{self, Config};
 use crate::gateway::{Gateway, Snapshot};
-use crate::model::Problems;
 use crate::policy::{self, Bundle};
 use crate::telemetry::Telemetry;
 
@@ -47,7 +46,8 @@ pub(super) fn start(
 ) -> Trigger {
     let notify = Arc::new(Notify::new());
     let seen = gateway.snapshot().bundle.hash().to_string();
-    let follower = Follower { config: Arc::new(config), gateway, audit, telemetry, status, seen };
+    let follower =
+        Follower { config: Arc::new(config), gateway, audit, telemetry, status, seen, fresh: None };
     let task = tokio::spawn(follower.run(Arc::clone(&notify)));
     Trigger { notify, task }
 }
@@ -58,8 +58,11 @@ struct Follower {
     audit: Audit,
     telemetry: Arc<Telemetry>,
     status: Arc<Status>,
-    /// The contents that were looked at last, accepted or not: one verdict for each change.
+    /// The contents of the last verdict, accepted or not: one verdict for each change.
     seen: String,
+    /// Contents that the last poll met for the first time: they are looked at when a second poll finds them unchanged, so
+    /// that half a copy is not taken for a set.
+    fresh: Option<String>,
 }
 
 impl Follower {
@@ -67,59 +70,52 @@ impl Follower {
         let mut poll = interval(self.config.file.policy.poll.get());
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let actor = tokio::select! {
-                _ = poll.tick() => "file",
-                () = notify.notified() => "signal",
-            };
-            self.compare(actor).await;
+            tokio::select! {
+                _ = poll.tick() => self.compare("file").await,
+                () = notify.notified() => self.compare("signal").await,
+            }
         }
     }
 
     async fn compare(&mut self, actor: &'static str) {
-        let config = Arc::clone(&self.config);
-        let seen = self.seen.clone();
-        // Parsing and validating takes long for a large set, so it is kept off the workers that serve.
-        let looked = tokio::task::spawn_blocking(move || look(&config, &seen)).await;
-        match looked {
-            Ok(None) => {}
-            Ok(Some((hash, result))) => {
-                self.seen = hash;
-                self.adopt(actor, result);
+        let (config, audit) = (Arc::clone(&self.config), self.audit.clone());
+        let look = Look { seen: self.seen.clone(), fresh: self.fresh.take(), forced: actor == "signal" };
+        // Parsing, validating and archiving take long for a large set, so they are kept off the workers that serve.
+        match tokio::task::spawn_blocking(move || look.at(&config, &audit)).await {
+            Ok(Seen::Same) => {}
+            Ok(Seen::Fresh(hash)) => self.fresh = Some(hash),
+            Ok(Seen::Sound(bundle)) => self.adopt(actor, *bundle),
+            Ok(Seen::Broken { hash, problems, retry }) => {
+                if !retry {
+                    self.seen = hash;
+                }
+                self.refuse(actor, &problems);
             }
             Err(error) => tracing::error!(%error, "a reload of policies failed"),
         }
     }
 
-    fn adopt(&self, actor: &'static str, result: Result<Bundle, Problems>) {
+    fn adopt(&mut self, actor: &'static str, bundle: Bundle) {
         let snapshot = self.gateway.snapshot();
-        let old = snapshot.bundle.hash();
-        match result {
-            Ok(bundle) => {
-                let new = bundle.hash().to_string();
-                // A bundle that cannot be archived could never be explained to an auditor.
-                if let Err(error) = self.audit.archive(&new, bundle.files()) {
-                    self.refuse(actor, old, &[error.to_string()]);
-                    return;
-                }
-                self.gateway.replace(Snapshot { bundle: Arc::new(bundle), ..Snapshot::clone(&snapshot) });
-                self.status.reloaded(None);
-                self.telemetry.metrics().reloaded(true);
-                tracing::info!(old, new, actor, "policies reloaded");
-                self.audit.event(&Event::Reload {
-                    actor: actor.into(),
-                    old: Some(old.into()),
-                    new: Some(new.into()),
-                    problems: Vec::new(),
-                });
-            }
-            Err(problems) => {
-                let texts: Vec<String> = problems.into_vec().iter().map(ToString::to_string).collect();
-                self.refuse(actor, old, &texts);
-            }
+        let (old, new) = (snapshot.bundle.hash(), bundle.hash().to_owned());
+        self.status.reloaded(None);
+        if old != new {
+            self.gateway.replace(Snapshot { bundle: Arc::new(bundle), ..Snapshot::clone(&snapshot) });
+            self.telemetry.metrics().reloaded(true);
+            tracing::info!(old, new, actor, "policies reloaded");
+            self.audit.event(&Event::Reload {
+                actor: actor.into(),
+                old: Some(old.into()),
+                new: Some(new.as_str().into()),
+                problems: Vec::new(),
+            });
         }
+        self.seen = new;
     }
 
-    fn refuse(&self, actor: &'static str, old: &str, problems: &[String]) {
+    fn refuse(&self, actor: &'static str, problems: &[String]) {
+        let snapshot = self.gateway.snapshot();
+        let old = snapshot.bundle.hash();
         self.telemetry.metrics().reloaded(false);
         self.status.reloaded(Some(problems.join("\n")));
         tracing::error!(
@@ -137,16 +133,52 @@ impl Follower {
     }
 }
 
-/// The folder's hash and, if it is not the one seen last, what loading it gave.
-fn look(config: &Config, seen: &str) -> Option<(String, Result<Bundle, Problems>)> {
-    let directory = &config.file.policy.directory;
-    let hash = policy::content_hash(directory);
-    if hash == seen {
-        return None;
+/// One look at the folder.
+struct Look {
+    seen: String,
+    fresh: Option<String>,
+    forced: bool,
+}
+
+/// What a look found.
+enum Seen {
+    /// What there was a verdict on already.
+    Same,
+    /// Contents that may still be changing.
+    Fresh(String),
+    /// A set that may serve; it is archived.
+    Sound(Box<Bundle>),
+    /// A set that may not. `retry`: the fault is not in the files, so the same files are looked at again.
+    Broken { hash: String, problems: Vec<String>, retry: bool },
+}
+
+impl Look {
+    fn at(self, config: &Config, audit: &Audit) -> Seen {
+        let directory = &config.file.policy.directory;
+        let hash = policy::content_hash(directory);
+        if !self.forced && hash == self.seen {
+            return Seen::Same;
+        }
+        if !self.forced && self.fresh.as_ref() != Some(&hash) {
+            return Seen::Fresh(hash);
+        }
+        let loaded = Bundle::load(directory).and_then(|bundle| {
+            let problems = config::entities(config, &bundle);
+            if problems.is_empty() { Ok(bundle) } else { Err(problems) }
+        });
+        let bundle = match loaded {
+            // The files changed while they were read: what was loaded may be a mixture.
+            Ok(bundle) if bundle.hash() != policy::content_hash(directory) => return Seen::Fresh(hash),
+            Ok(bundle) => bundle,
+            Err(problems) => {
+                let problems = problems.into_vec().iter().map(ToString::to_string).collect();
+                return Seen::Broken { hash, problems, retry: false };
+            }
+        };
+        // A bundle that cannot be archived could never be explained to an auditor.
+        match audit.archive(bundle.hash(), bundle.files()) {
+            Ok(()) => Seen::Sound(Box::new(bundle)),
+            Err(error) => Seen::Broken { hash, problems: vec![error.to_string()], retry: true },
+        }
     }
-    let loaded = Bundle::load(directory).and_then(|bundle| {
-        let problems = config::entities(config, &bundle);
-        if problems.is_empty() { Ok(bundle) } else { Err(problems) }
-    });
-    Some((hash, loaded))
 }

@@ -84,15 +84,18 @@ impl Draft {
         if self.attempt > 0 && self.owed {
             self.outcome(&Outcome::bare(Ending::Aborted));
         }
-        self.attempt = self.attempt.saturating_add(1);
-        self.owed = true;
+        // A decision that is not written owes no outcome.
+        self.owed = false;
         if self.mode == AuditMode::Off {
+            self.attempt = self.attempt.saturating_add(1);
             return Ok(());
         }
         if self.places < PER_ATTEMPT {
             self.reserve_attempt()?;
         }
         self.shared.available()?;
+        self.attempt = self.attempt.saturating_add(1);
+        self.owed = true;
         let kind = if record.decision == Verdict::Allow { Kind::Allow } else { Kind::Refuse };
         let stamp = self.shared.stamp(Some(self.id), Some(self.attempt));
         let payload = encode("decision", &stamp, record);
@@ -100,7 +103,9 @@ impl Draft {
         let durable = self.mode == AuditMode::Required;
         let written = self.shared.push_awaited(kind, (self.id, self.attempt), payload, durable);
         // A sender that is gone means that the committer is: nothing is recorded any more.
-        written.await.unwrap_or(Err(Unavailable::Poisoned))
+        let written = written.await.unwrap_or(Err(Unavailable::Poisoned));
+        self.owed = written.is_ok();
+        written
     }
 
     /// Records how the last attempt ended, once; the request may go on with another one.

@@ -3,8 +3,9 @@
 //! Another attempt is made only while no byte of the request's body was taken, or when the body is held whole;
 //! it is decided and recorded like the first. Nothing is sent before its decision is in the journal.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, Method, Request, Response, Uri};
 use jiff::Timestamp;
@@ -12,8 +13,8 @@ use jiff::Timestamp;
 use crate::inspect::Inspected;
 use crate::limit::Slot;
 use crate::message::{Body, Inbound};
-use crate::model::{Candidate, Level, Principal, Protection};
-use crate::policy::{AuthzRequest, Denial, Permit};
+use crate::model::{Candidate, Level, Principal, Protection, Resource};
+use crate::policy::{AuthzRequest, Permit};
 use crate::protect;
 use crate::telemetry::DecisionFacts;
 use crate::upstream::{Endpoint, EndpointId, SendError};
@@ -39,21 +40,21 @@ pub(super) async fn run(
 ) -> Result<Response<Body>, Reject> {
     let mut slot = None;
     loop {
-        let permit = decide(gateway, snapshot, exchange, &crossing).await?;
+        let decided = decide(gateway, snapshot, exchange, &crossing).await?;
         let admitted = admit(snapshot, exchange, &crossing, slot.take())?;
-        let Some(endpoint) = prepare(snapshot, &permit, &mut crossing)? else {
+        let Some(endpoint) = prepare(snapshot, &decided.permit, &mut crossing)? else {
             slot = Some(admitted);
             continue;
         };
-        record(gateway, exchange, &crossing, &permit, &endpoint).await?;
-        let sending = Sending::start(exchange, &crossing, &permit, &endpoint);
-        let outbound = protect::prepare(permit, crossing.request(exchange)?)?;
+        record(gateway, exchange, &crossing, &decided, &endpoint).await?;
+        let sending = Sending::start(exchange, &crossing, &decided.permit, &endpoint);
+        let outbound = protect::prepare(decided.permit, crossing.request(exchange)?)?;
         match snapshot.upstreams.send(&endpoint, outbound).await {
             Ok(answer) => return sending.answered(exchange, &crossing, answer, admitted),
             Err(error) => {
-                let failure = sending.failed(exchange, &error);
-                crossing.next(exchange, &endpoint, &error, failure)?;
-                exchange.attempt_failed(crossing.failure.as_ref());
+                sending.failed(&error);
+                let failure = crossing.next(exchange, &endpoint, &error)?;
+                exchange.attempt_failed(failure);
             }
         }
         slot = Some(admitted);
@@ -66,25 +67,31 @@ pub(super) struct Crossing {
     pub(super) principal: Arc<Principal>,
     pub(super) method: Method,
     /// The decoded path as it leaves, the route's prefix cut off.
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
+    path: String,
+    headers: HeaderMap,
     pub(super) inspected: Inspected,
     pub(super) payload: Payload,
-    pub(super) now: Timestamp,
     /// The last failure, answered when nothing is left to try.
     failure: Option<Reject>,
     tried: Vec<EndpointId>,
 }
 
+/// A permit, and when and how quickly it was given.
+#[derive(Debug)]
+struct Decided {
+    permit: Permit,
+    started: SystemTime,
+    took: Duration,
+}
+
 impl Crossing {
-    /// What is to cross, after inspection. `now` is the time that every decision of this request sees.
+    /// What is to cross, after inspection.
     pub(super) fn new(
         principal: &Arc<Principal>,
         inbound: Inbound,
         inspected: Inspected,
         payload: Payload,
         path: String,
-        now: Timestamp,
     ) -> Self {
         Self {
             principal: Arc::clone(principal),
@@ -93,7 +100,6 @@ impl Crossing {
             headers: inbound.headers,
             payload,
             inspected,
-            now,
             failure: None,
             tried: Vec::new(),
         }
@@ -111,7 +117,7 @@ impl Crossing {
         Ok(request)
     }
 
-    fn authorization(&self, exchange: &Exchange) -> AuthzRequest<'_> {
+    fn authorization(&self, peer: IpAddr, now: Timestamp) -> AuthzRequest<'_> {
         AuthzRequest {
             principal: &self.principal,
             action: self.inspected.action,
@@ -121,8 +127,8 @@ impl Crossing {
             bytes: self.inspected.bytes,
             stream: self.inspected.stream,
             max_tokens: self.inspected.max_tokens,
-            peer: exchange.peer.ip(),
-            now: self.now,
+            peer,
+            now,
             purpose: self.inspected.purpose.as_deref(),
         }
     }
@@ -137,21 +143,20 @@ impl Crossing {
         Ok(())
     }
 
-    /// Whether another attempt is safe and useful; otherwise the failure is the answer.
+    /// Whether another attempt is safe and allowed; otherwise the failure is the answer.
     fn next(
         &mut self,
         exchange: &Exchange,
         endpoint: &Endpoint,
         error: &SendError,
-        failure: Reject,
-    ) -> Result<(), Reject> {
+    ) -> Result<&Reject, Reject> {
+        let failure = Reject::from(error);
         self.tried.push(endpoint.id().clone());
         self.payload.give_back(error.take_body());
-        if !error.retryable() || !self.payload.is_there() || exchange.attempt >= MAX_ATTEMPTS {
+        if !error.retryable() || !self.payload.is_there() || exchange.attempt() >= MAX_ATTEMPTS {
             return Err(failure);
         }
-        self.failure = Some(failure);
-        Ok(())
+        Ok(self.failure.insert(failure))
     }
 }
 
@@ -161,52 +166,30 @@ async fn decide(
     snapshot: &Snapshot,
     exchange: &mut Exchange,
     crossing: &Crossing,
-) -> Result<Permit, Reject> {
+) -> Result<Decided, Reject> {
     let (started, clock) = (SystemTime::now(), Instant::now());
-    let decision =
-        snapshot.bundle.decide(&crossing.authorization(exchange), &crossing.inspected.candidates, RUNGS);
+    let request = crossing.authorization(exchange.facts.peer.ip(), gateway.clock.now());
+    let decision = snapshot.bundle.decide(&request, &crossing.inspected.candidates, RUNGS);
     let took = clock.elapsed();
-    exchange.attempt = exchange.attempt.saturating_add(1);
     exchange.recorded = false;
-    let (outcome, code) = match &decision {
-        Ok(_) => ("allow", ""),
-        Err(denial) => ("deny", denial.reason.code()),
+    let denial = match decision {
+        Ok(permit) => return Ok(Decided { permit, started, took }),
+        Err(denial) => denial,
     };
-    gateway.telemetry.metrics().decided(crossing.inspected.action.name(), outcome, code, took);
-    if let Some(span) = exchange.span() {
-        span.decision(started, decision_facts(crossing, &decision, outcome, code));
-    }
-    match decision {
-        Ok(permit) => Ok(permit),
-        Err(denial) => {
-            record_denial(gateway, exchange, crossing, &denial).await?;
-            Err(Reject::denied(&denial))
-        }
-    }
-}
-
-fn decision_facts<'a>(
-    crossing: &Crossing,
-    decision: &'a Result<Permit, Denial>,
-    outcome: &'static str,
-    code: &'static str,
-) -> DecisionFacts<'a> {
-    let (policies, bundle, resource) = match decision {
-        Ok(permit) => (permit.policies(), permit.bundle(), Some(&permit.candidate().resource)),
-        Err(denial) => {
-            let last = denial.evaluations.last().map(|evaluation| &evaluation.resource);
-            (denial.policies.as_slice(), &denial.bundle, last)
-        }
-    };
-    DecisionFacts {
-        decision: outcome,
-        code,
-        policies,
-        action: crossing.inspected.action.name(),
-        resource: resource.map(ToString::to_string).unwrap_or_default(),
-        principal: format!("{}::\"{}\"", crossing.principal.kind.name(), crossing.principal.id),
-        bundle: Arc::clone(bundle),
-    }
+    let last = denial.evaluations.last().map(|evaluation| &evaluation.resource);
+    let (code, policies) = (denial.reason.code(), denial.policies.as_slice());
+    observe(
+        gateway,
+        exchange,
+        crossing,
+        started,
+        took,
+        &Shown { outcome: "deny", code, policies, resource: last },
+    );
+    let (facts, draft) = exchange.parts()?;
+    draft.decision(&record::denied(facts, &denial, &gateway.audit)?).await?;
+    exchange.recorded = true;
+    Err(Reject::denied(&denial))
 }
 
 /// Rate and concurrency; a request that was admitted once is not counted again when it is retried.
@@ -216,7 +199,7 @@ fn admit(
     crossing: &Crossing,
     slot: Option<Slot>,
 ) -> Result<Slot, Reject> {
-    match (slot, &exchange.route) {
+    match (slot, &exchange.facts.route) {
         (Some(slot), _) => Ok(slot),
         (None, Some(route)) => Ok(snapshot.limits.admit(&crossing.principal, &route.name)?),
         (None, None) => Err(Reject::internal("a request without a route asked to be admitted")),
@@ -243,36 +226,56 @@ fn prepare(
     Ok(None)
 }
 
-/// Writes the decision; returns when it is as durable as the route's mode says.
+/// Writes the permit that is about to be used; returns when it is as durable as the route's mode says.
 async fn record(
     gateway: &Gateway,
     exchange: &mut Exchange,
     crossing: &Crossing,
-    permit: &Permit,
+    decided: &Decided,
     endpoint: &Endpoint,
 ) -> Result<(), Reject> {
-    let mut draft = exchange.take_draft()?;
-    let record = record::permitted(exchange, crossing, permit, endpoint, &gateway.audit)?;
-    let written = draft.decision(&record).await;
-    drop(record);
-    exchange.draft = Some(draft);
-    written?;
+    let permit = &decided.permit;
+    let shown = Shown {
+        outcome: "allow",
+        code: "",
+        policies: permit.policies(),
+        resource: Some(&permit.candidate().resource),
+    };
+    observe(gateway, exchange, crossing, decided.started, decided.took, &shown);
+    let (facts, draft) = exchange.parts()?;
+    draft.decision(&record::permitted(facts, crossing, permit, endpoint, &gateway.audit)?).await?;
     exchange.recorded = true;
     Ok(())
 }
 
-async fn record_denial(
+/// What a decision's metric and span say.
+struct Shown<'a> {
+    outcome: &'static str,
+    code: &'static str,
+    policies: &'a [Arc<str>],
+    resource: Option<&'a Resource>,
+}
+
+fn observe(
     gateway: &Gateway,
-    exchange: &mut Exchange,
+    exchange: &Exchange,
     crossing: &Crossing,
-    denial: &Denial,
-) -> Result<(), Reject> {
-    let mut draft = exchange.take_draft()?;
-    let record = record::denied(exchange, crossing, denial, &gateway.audit)?;
-    let written = draft.decision(&record).await;
-    drop(record);
-    exchange.draft = Some(draft);
-    written?;
-    exchange.recorded = true;
-    Ok(())
+    started: SystemTime,
+    took: Duration,
+    shown: &Shown<'_>,
+) {
+    let action = crossing.inspected.action.name();
+    gateway.telemetry.metrics().decided(action, shown.outcome, shown.code, took);
+    if let Some(span) = exchange.span().filter(|span| span.is_recording()) {
+        let facts = DecisionFacts {
+            decision: shown.outcome,
+            code: shown.code,
+            policies: shown.policies,
+            action,
+            resource: shown.resource.map(ToString::to_string).unwrap_or_default(),
+            principal: format!("{}::\"{}\"", crossing.principal.kind.name(), crossing.principal.id),
+            bundle: &exchange.facts.bundle,
+        };
+        span.decision((started, took), &facts);
+    }
 }

@@ -411,4 +411,10 @@ pub const ALL: &[Code] = &[
         "Internal error",
         "The gateway was about to send to another upstream than the permitted one, and did not.",
     ),
+    code(
+        "client_gone",
+        499,
+        "Client gone",
+        "The client went away before anything was decided; only in records, for nobody was left to answer.",
+    ),
 ];

@@ -18,31 +18,56 @@ use crate::audit::record::{Ending, Outcome};
 use crate::limit::Slot;
 use crate::message::{Body, BoxError};
 use crate::meter::Tap;
-use crate::telemetry::{ClientSpan, UpstreamRequest};
+use crate::model::Usage;
+use crate::telemetry::{ClientSpan, Telemetry, UpstreamRequest};
+use crate::upstream::AnswerError;
 
 use super::exchange::Finish;
 
 /// Everything that lives until the answer's last byte.
 #[derive(Debug)]
 pub(crate) struct Completion {
-    pub(crate) finish: Finish,
     pub(crate) draft: Option<Draft>,
-    pub(crate) upstream: Option<UpstreamPart>,
+    pub(crate) upstream: UpstreamPart,
+    pub(crate) tap: Option<Tap>,
+    pub(crate) slot: Slot,
     pub(crate) status: StatusCode,
     pub(crate) request_bytes: Arc<AtomicU64>,
     pub(crate) first_byte: Option<Instant>,
+    pub(crate) finish: Finish,
 }
 
-/// What belongs to the upstream's side of the answer.
+/// The upstream's side of an attempt: its span and its place in the metrics.
 #[derive(Debug)]
 pub(crate) struct UpstreamPart {
     pub(crate) name: String,
     pub(crate) operation: &'static str,
     pub(crate) model: Option<String>,
     pub(crate) sent: Instant,
-    pub(crate) span: Option<ClientSpan>,
-    pub(crate) tap: Option<Tap>,
-    pub(crate) slot: Slot,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) span: ClientSpan,
+}
+
+impl UpstreamPart {
+    /// Ends it; `failure` says why it did not come to its end, `status` is 0 without an answer.
+    pub(crate) fn end(mut self, status: u16, failure: Option<&'static str>, usage: Option<&Usage>) {
+        let metrics = self.telemetry.metrics();
+        if let Some(usage) = usage {
+            self.span.used(usage);
+            if let Some(model) = &self.model {
+                metrics.tokens_used(self.operation, model, usage);
+            }
+        }
+        metrics.upstream_ended(&UpstreamRequest {
+            upstream: &self.name,
+            status,
+            duration: self.sent.elapsed(),
+        });
+        match failure {
+            None => self.span.finish(),
+            Some(kind) => self.span.failed(kind),
+        }
+    }
 }
 
 /// A body that closes its record when it ends.
@@ -54,25 +79,35 @@ pub(crate) struct Metered {
 }
 
 impl Metered {
-    pub(crate) fn new(inner: Body, completion: Completion) -> Self {
+    /// `bodiless` answers (HEAD, 204, 304) are whole with their head: the server never asks for their body.
+    pub(crate) fn new(inner: Body, completion: Completion, bodiless: bool) -> Self {
         let mut body = Self { inner, bytes: 0, completion: Some(completion) };
-        if body.inner.is_end_stream() {
-            body.close(Ending::Complete);
+        if bodiless || body.inner.is_end_stream() {
+            body.close(Ending::Complete, None);
         }
         body
     }
 
-    fn close(&mut self, ending: Ending) {
+    fn close(&mut self, ending: Ending, code: Option<&'static str>) {
         if let Some(completion) = self.completion.take() {
-            completion.close(ending, self.bytes);
+            completion.close(ending, code, self.bytes);
         }
+    }
+
+    fn failed(&mut self, error: &BoxError) {
+        let fault = error.downcast_ref::<AnswerError>();
+        let ending = match fault {
+            Some(AnswerError::Idle { .. }) => Ending::Timeout,
+            _ => Ending::UpstreamReset,
+        };
+        self.close(ending, fault.map(AnswerError::code));
     }
 
     fn passed(&mut self, data: &Bytes) {
         self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         if let Some(completion) = &mut self.completion {
             completion.first_byte.get_or_insert_with(Instant::now);
-            if let Some(tap) = completion.upstream.as_mut().and_then(|part| part.tap.as_mut()) {
+            if let Some(tap) = &mut completion.tap {
                 tap.feed(data);
             }
         }
@@ -89,15 +124,15 @@ impl HttpBody for Metered {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         match &frame {
-            None => self.close(Ending::Complete),
-            Some(Err(_)) => self.close(Ending::UpstreamReset),
+            None => self.close(Ending::Complete, None),
+            Some(Err(error)) => self.failed(error),
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.passed(data);
                 }
                 // The server does not ask again once the length is reached.
                 if self.inner.is_end_stream() {
-                    self.close(Ending::Complete);
+                    self.close(Ending::Complete, None);
                 }
             }
         }
@@ -115,51 +150,34 @@ impl HttpBody for Metered {
 
 impl Drop for Metered {
     fn drop(&mut self) {
-        self.close(Ending::ClientGone);
+        let ending = if std::thread::panicking() { Ending::Panicked } else { Ending::ClientGone };
+        self.close(ending, None);
     }
 }
 
 impl Completion {
-    pub(crate) fn close(self, ending: Ending, response_bytes: u64) {
-        let tap = self.upstream.as_ref().and_then(|part| part.tap.as_ref());
-        let usage = tap.and_then(Tap::usage);
-        let telemetry = Arc::clone(&self.finish.telemetry);
-        if let Some(part) = self.upstream {
-            if let Some(usage) = &usage
-                && let Some(model) = &part.model
-            {
-                telemetry.metrics().tokens_used(part.operation, model, usage);
-            }
-            if let Some(mut span) = part.span {
-                if let Some(usage) = &usage {
-                    span.used(usage);
-                }
-                match ending {
-                    Ending::Complete => span.finish(),
-                    other => span.failed(other.name()),
-                }
-            }
-            telemetry.metrics().upstream_ended(&UpstreamRequest {
-                upstream: &part.name,
-                status: self.status.as_u16(),
-                duration: part.sent.elapsed(),
-            });
-            drop(part.slot);
-        }
+    fn close(self, ending: Ending, code: Option<&'static str>, response_bytes: u64) {
+        let usage = self.tap.as_ref().and_then(Tap::usage);
+        let failure = if ending == Ending::Complete { None } else { Some(ending.name()) };
+        self.upstream.end(self.status.as_u16(), failure, usage.as_ref());
+        drop(self.slot);
         if let Some(draft) = self.draft {
-            let micros = |span: std::time::Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+            let since = |at: Instant| micros(at.duration_since(self.finish.started));
             draft.close(&Outcome {
                 status: Some(self.status.as_u16()),
+                code: code.map(Into::into),
                 request_bytes: self.request_bytes.load(Ordering::Relaxed),
                 response_bytes,
                 usage,
-                duration_us: micros(self.finish.started.elapsed()),
-                time_to_first_byte_us: self
-                    .first_byte
-                    .map(|at| micros(at.duration_since(self.finish.started))),
+                duration_us: since(Instant::now()),
+                time_to_first_byte_us: self.first_byte.map(since),
                 ..Outcome::bare(ending)
             });
         }
         self.finish.end(self.status);
     }
+}
+
+fn micros(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! One request's facts as they become known, and its end if it is refused.
+//! One request's facts as they become known, its open record, and its end if it is refused.
 //!
 //! Filled step by step; whatever is known when the request ends goes into its record. Dropped unfinished (the
 //! caller hung up while we worked), it still ends its span, its metrics and its record.
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use http::header::USER_AGENT;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 
-use crate::audit::record::Outcome;
+use crate::audit::record::{Ending, Outcome};
 use crate::audit::{Audit, Draft, Unavailable};
-use crate::inspect::Inspected;
+use crate::inspect::{Inspected, StoreCall};
 use crate::message::{Body, Connection, Inbound};
-use crate::model::{AuditMode, Label, Principal, RecordId};
+use crate::model::{Action, AuditMode, Authn, Label, Principal, RecordId, Resource, RouteKind};
 use crate::route::Route;
 use crate::telemetry::{RequestSpan, ServerFacts, ServerRequest, Telemetry};
 
@@ -23,50 +23,70 @@ use super::record;
 use super::reject::Reject;
 
 /// The header that carries the record's id on every answer.
-pub(crate) const RECORD_HEADER: &str = "tidegate-record";
+const RECORD_HEADER: &str = "tidegate-record";
+/// The caller went away before there was an answer; nginx's code for it.
+const CLIENT_GONE: u16 = 499;
 
-/// What is known of one request.
+/// One request from its head to its answer.
 #[derive(Debug)]
 pub(crate) struct Exchange {
+    pub(crate) facts: Facts,
+    /// Open from identification on.
+    pub(crate) draft: Option<Draft>,
+    /// The decision that was written last says what happened; only its outcome is owed.
+    pub(crate) recorded: bool,
+    pub(crate) request_bytes: Arc<AtomicU64>,
+    /// Taken by whoever ends the request.
+    pub(crate) finish: Option<Finish>,
+}
+
+/// What is known of the request.
+#[derive(Debug)]
+pub(crate) struct Facts {
     pub(crate) id: RecordId,
     pub(crate) peer: SocketAddr,
     pub(crate) method: Method,
     pub(crate) version: Version,
-    pub(crate) request: Option<RequestFacts>,
+    pub(crate) user_agent: Option<String>,
+    pub(crate) bundle: String,
+    pub(crate) trace_id: String,
+    pub(crate) target: Option<TargetFacts>,
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) principal: Option<Arc<Principal>>,
-    pub(crate) label: Option<Label>,
-    pub(crate) draft: Option<Draft>,
-    /// The decision that was written last says what happened; only its outcome is owed.
-    pub(crate) recorded: bool,
-    pub(crate) attempt: u16,
-    pub(crate) bundle: String,
-    pub(crate) user_agent: Option<String>,
-    pub(crate) request_bytes: Arc<AtomicU64>,
-    pub(crate) finish: Option<Finish>,
+    pub(crate) asked: Option<Asked>,
 }
 
-/// The request's line and host, as the gate found them.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestFacts {
+/// The target, as the gate found it.
+#[derive(Debug)]
+pub(crate) struct TargetFacts {
     pub(crate) host: String,
     pub(crate) path: String,
     pub(crate) query: Vec<(String, String)>,
 }
 
+/// What inspection found.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) action: Action,
+    pub(crate) resource: Option<Resource>,
+    pub(crate) label: Label,
+    pub(crate) bytes: u64,
+    pub(crate) store: Option<StoreCall>,
+}
+
 /// What ends with the request: its span and its place in the metrics.
 #[derive(Debug)]
 pub(crate) struct Finish {
-    pub(crate) id: RecordId,
+    id: RecordId,
     pub(crate) started: Instant,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) span: RequestSpan,
-    pub(crate) method: Method,
-    pub(crate) route: Option<Arc<Route>>,
-    pub(crate) peer: SocketAddr,
-    pub(crate) path: String,
-    pub(crate) host: String,
-    pub(crate) code: Option<&'static str>,
+    method: Method,
+    route: Option<Arc<Route>>,
+    peer: SocketAddr,
+    path: String,
+    host: String,
+    code: Option<&'static str>,
 }
 
 impl Exchange {
@@ -76,47 +96,44 @@ impl Exchange {
         telemetry: Arc<Telemetry>,
         bundle: &str,
     ) -> Self {
-        let id = RecordId::new();
-        let span = telemetry.request(request.method(), request.headers().get("traceparent"));
+        let (id, method) = (RecordId::new(), request.method().clone());
+        let span = telemetry.request(known_method(&method), request.headers().get("traceparent"));
         telemetry.metrics().request_began();
+        let user_agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+        let facts = Facts {
+            id,
+            peer: connection.peer,
+            method: method.clone(),
+            version: request.version(),
+            user_agent: user_agent.map(str::to_owned),
+            bundle: bundle.to_owned(),
+            trace_id: span.trace_id(),
+            target: None,
+            route: None,
+            principal: None,
+            asked: None,
+        };
         let finish = Finish {
             id,
             started: Instant::now(),
             telemetry,
             span,
-            method: request.method().clone(),
+            method,
             route: None,
             peer: connection.peer,
             path: String::new(),
             host: String::new(),
             code: None,
         };
-        Self {
-            id,
-            peer: connection.peer,
-            method: request.method().clone(),
-            version: request.version(),
-            request: None,
-            route: None,
-            principal: None,
-            label: None,
-            draft: None,
-            recorded: false,
-            attempt: 0,
-            bundle: bundle.to_owned(),
-            user_agent: request.headers().get(USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned),
-            request_bytes: Arc::default(),
-            finish: Some(finish),
-        }
+        Self { facts, draft: None, recorded: false, request_bytes: Arc::default(), finish: Some(finish) }
     }
 
     pub(crate) fn parsed(&mut self, inbound: &Inbound) {
         let target = &inbound.target;
         if let Some(finish) = &mut self.finish {
-            target.path().clone_into(&mut finish.path);
             target.host().clone_into(&mut finish.host);
         }
-        self.request = Some(RequestFacts {
+        self.facts.target = Some(TargetFacts {
             host: target.host().to_owned(),
             path: target.path().to_owned(),
             query: target.query().to_vec(),
@@ -124,9 +141,11 @@ impl Exchange {
     }
 
     pub(crate) fn routed(&mut self, route: &Arc<Route>) {
-        self.route = Some(Arc::clone(route));
+        self.facts.route = Some(Arc::clone(route));
+        let path = self.facts.plain_path().unwrap_or_default().to_owned();
         if let Some(finish) = &mut self.finish {
             finish.route = Some(Arc::clone(route));
+            finish.path = path;
         }
     }
 
@@ -136,37 +155,56 @@ impl Exchange {
         principal: &Arc<Principal>,
         audit: &Audit,
     ) -> Result<(), Unavailable> {
-        self.principal = Some(Arc::clone(principal));
-        self.draft = Some(audit.draft(self.id, self.mode())?);
+        self.facts.principal = Some(Arc::clone(principal));
+        self.draft = Some(audit.draft(self.facts.id, self.facts.mode())?);
         Ok(())
     }
 
     pub(crate) fn inspected(&mut self, inspected: &Inspected) {
-        self.label = Some(inspected.label.clone());
-    }
-
-    pub(crate) fn mode(&self) -> AuditMode {
-        self.route.as_ref().map_or(AuditMode::Required, |route| route.audit)
+        let store = match &inspected.operation {
+            crate::inspect::Operation::Store(call) => Some(call.clone()),
+            _ => None,
+        };
+        self.facts.asked = Some(Asked {
+            action: inspected.action,
+            resource: inspected.candidates.first().map(|candidate| candidate.resource.clone()),
+            label: inspected.label.clone(),
+            bytes: inspected.bytes,
+            store,
+        });
     }
 
     pub(crate) fn span(&self) -> Option<&RequestSpan> {
         self.finish.as_ref().map(|finish| &finish.span)
     }
 
+    /// The facts beside the open record.
+    pub(crate) fn parts(&mut self) -> Result<(&Facts, &mut Draft), Reject> {
+        match &mut self.draft {
+            Some(draft) => Ok((&self.facts, draft)),
+            None => Err(Reject::internal("a decision was taken without an open record")),
+        }
+    }
+
+    /// The attempt that was recorded last, from 1; 0 before the first.
+    pub(crate) fn attempt(&self) -> u16 {
+        self.draft.as_ref().map_or(0, Draft::attempt)
+    }
+
     /// Records the refusal, then answers it. A refusal that cannot be recorded is a 503.
     pub(crate) async fn refuse(mut self, reject: Reject, audit: &Audit) -> Response<Body> {
         let reject = self.record_refusal(reject, audit).await;
-        let cause = reject.cause();
-        if reject.status().is_server_error() {
-            tracing::warn!(record = %self.id, code = reject.code(), cause, "request refused");
+        let (record, code, cause) = (self.facts.id, reject.code(), reject.cause());
+        if reject.status().is_server_error() || code == "policy_error" {
+            tracing::warn!(%record, code, cause, "request refused");
         } else {
-            tracing::debug!(record = %self.id, code = reject.code(), cause, "request refused");
+            tracing::debug!(%record, code, cause, "request refused");
         }
-        let mut response = reject.response(Some(self.id));
-        stamp(&mut response, self.id);
+        let mut response = reject.response(Some(record));
+        stamp(&mut response, record);
         if let Some(mut finish) = self.finish.take() {
-            finish.telemetry.metrics().rejected(reject.code());
-            finish.code = Some(reject.code());
+            finish.telemetry.metrics().rejected(code);
+            finish.code = Some(code);
             finish.end(response.status());
         }
         response
@@ -176,60 +214,93 @@ impl Exchange {
         let Some(mut draft) = self.draft.take() else {
             // A refusal for want of a journal cannot be in it.
             if reject.code() != "audit_unavailable" {
-                audit.refusal(self.id, self.peer.ip(), &record::refusal(self, &reject));
+                audit.refusal(self.facts.id, self.facts.peer.ip(), &record::refusal(&self.facts, &reject));
             }
             return reject;
         };
-        if !self.recorded {
-            let record = match record::rejected(self, &reject, audit) {
-                Ok(record) => record,
-                Err(error) => return Reject::from(error),
-            };
-            if let Err(error) = draft.decision(&record).await {
-                return Reject::from(error);
-            }
+        if self.recorded || reject.code() == "audit_unavailable" {
+            draft.close(&self.refused(&reject));
+            return reject;
+        }
+        if self.facts.is_anonymous() {
+            // Nobody answers for an anonymous caller, so their refusals are limited like those before identification.
+            draft.refuse(self.facts.peer.ip(), &record::refusal(&self.facts, &reject));
+            return reject;
+        }
+        let record = match record::rejected(&self.facts, &reject, audit) {
+            Ok(record) => record,
+            Err(error) => return Reject::from(error),
+        };
+        if let Err(error) = draft.decision(&record).await {
+            return Reject::from(error);
         }
         draft.close(&self.refused(&reject));
         reject
     }
 
-    /// The outcome of an attempt that we answered ourselves.
+    /// The outcome of an attempt that we answered ourselves, or that another one follows.
     pub(crate) fn refused(&self, reject: &Reject) -> Outcome<'static> {
         Outcome {
             status: Some(reject.status().as_u16()),
             code: Some(reject.code().into()),
+            ..self.outcome(reject.ending())
+        }
+    }
+
+    fn outcome(&self, ending: Ending) -> Outcome<'static> {
+        let elapsed = self.finish.as_ref().map_or(Duration::ZERO, |finish| finish.started.elapsed());
+        Outcome {
             request_bytes: self.request_bytes.load(Ordering::Relaxed),
-            duration_us: self.elapsed_us(),
-            ..Outcome::bare(reject.ending())
+            duration_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            ..Outcome::bare(ending)
         }
     }
 
     /// Closes the record of an attempt that another one follows.
-    pub(crate) fn attempt_failed(&mut self, failure: Option<&Reject>) {
-        let Some(failure) = failure else { return };
+    pub(crate) fn attempt_failed(&mut self, failure: &Reject) {
         let outcome = self.refused(failure);
         if let Some(draft) = &mut self.draft {
             draft.outcome(&outcome);
         }
     }
-
-    /// The draft, for one record; whoever takes it puts it back.
-    pub(crate) fn take_draft(&mut self) -> Result<Draft, Reject> {
-        self.draft.take().ok_or_else(|| Reject::internal("a decision was taken without an open record"))
-    }
-
-    pub(crate) fn elapsed_us(&self) -> u64 {
-        let elapsed = self.finish.as_ref().map_or(Duration::ZERO, |finish| finish.started.elapsed());
-        u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
-    }
 }
 
 impl Drop for Exchange {
-    /// The caller hung up before there was an answer: 499, as nginx counts it.
+    /// The caller hung up before there was an answer, or a stage panicked beyond catching.
     fn drop(&mut self) {
-        if let Some(finish) = self.finish.take() {
-            finish.end(StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST));
+        if let Some(draft) = self.draft.take() {
+            if draft.attempt() == 0 {
+                let gone = Reject::new("client_gone", "the client went away");
+                draft.refuse(self.facts.peer.ip(), &record::refusal(&self.facts, &gone));
+            } else {
+                let ending = if std::thread::panicking() { Ending::Panicked } else { Ending::ClientGone };
+                draft.close(&self.outcome(ending));
+            }
         }
+        if let Some(finish) = self.finish.take() {
+            finish.end(StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST));
+        }
+    }
+}
+
+impl Facts {
+    pub(crate) fn mode(&self) -> AuditMode {
+        self.route.as_ref().map_or(AuditMode::Required, |route| route.audit)
+    }
+
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.principal.as_ref().is_some_and(|principal| principal.authn == Authn::Anonymous)
+    }
+
+    /// Whether the path names an object, which records and spans hold only as a digest.
+    pub(crate) fn is_store(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| matches!(route.kind, RouteKind::Store { .. }))
+    }
+
+    /// The path if it is sure to name no object: before routing nobody knows.
+    pub(crate) fn plain_path(&self) -> Option<&str> {
+        let sure = self.route.is_some() && !self.is_store();
+        self.target.as_ref().filter(|_| sure).map(|target| target.path.as_str())
     }
 }
 
@@ -237,20 +308,22 @@ impl Finish {
     /// Ends span and metrics.
     pub(crate) fn end(self, status: StatusCode) {
         let route = self.route.as_ref().map(|route| route.name.as_str());
+        let method = known_method(&self.method);
         self.telemetry.metrics().request_ended(&ServerRequest {
             route,
-            method: known_method(&self.method),
+            method,
             status: status.as_u16(),
             duration: self.started.elapsed(),
         });
-        let server = ServerFacts {
+        let facts = ServerFacts {
+            method,
             status: status.as_u16(),
             path: self.path,
             host: self.host,
             peer: self.peer,
             code: self.code,
         };
-        self.span.finish(&self.method, route, self.id, server);
+        self.span.finish(route, self.id, facts);
     }
 }
 
@@ -261,7 +334,7 @@ pub(crate) fn stamp(response: &mut Response<Body>, id: RecordId) {
     }
 }
 
-/// The method as a metric label: a closed set.
+/// The method as a metric label and span name: a closed set, whatever a caller sends.
 fn known_method(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",

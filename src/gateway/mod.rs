@@ -90,14 +90,8 @@ impl Gateway {
         .await?;
         exchange.inspected(&inspected);
         let path = Snapshot::forwarded_path(route, &inbound.target);
-        let crossing = Crossing::new(
-            &principal,
-            inbound,
-            inspected,
-            Payload::new(body, &exchange.request_bytes),
-            path,
-            self.clock.now(),
-        );
+        let payload = Payload::new(body, &exchange.request_bytes);
+        let crossing = Crossing::new(&principal, inbound, inspected, payload, path);
         attempt::run(self, snapshot, exchange, crossing).await
     }
 

@@ -31,9 +31,7 @@ impl Payload {
         match payload {
             inspect::Payload::Buffered(bytes) => Self::Whole(bytes),
             inspect::Payload::Streaming(body) if body.is_end_stream() => Self::Whole(Bytes::new()),
-            inspect::Payload::Streaming(body) => {
-                Self::Stream(Mutex::new(Some(message::boxed(Counted { body, sent: Arc::clone(sent) }))))
-            }
+            inspect::Payload::Streaming(body) => Self::Stream(Mutex::new(Some(counted(body, sent)))),
         }
     }
 
@@ -46,12 +44,11 @@ impl Payload {
     }
 
     /// The body for one attempt.
-    pub(super) fn take(&mut self, sent: &AtomicU64) -> Result<Body, Reject> {
+    pub(super) fn take(&mut self, sent: &Arc<AtomicU64>) -> Result<Body, Reject> {
+        sent.store(0, Ordering::Relaxed);
         match self {
-            Self::Whole(bytes) => {
-                sent.store(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
-                Ok(message::full(bytes.clone()))
-            }
+            Self::Whole(bytes) if bytes.is_empty() => Ok(message::empty()),
+            Self::Whole(bytes) => Ok(counted(message::full(bytes.clone()), sent)),
             Self::Stream(body) => {
                 let body = body.get_mut().unwrap_or_else(PoisonError::into_inner).take();
                 body.ok_or_else(|| Reject::internal("the request's body was taken by an earlier attempt"))
@@ -75,7 +72,11 @@ impl Payload {
     }
 }
 
-/// A stream whose bytes are counted.
+fn counted(body: Body, sent: &Arc<AtomicU64>) -> Body {
+    message::boxed(Counted { body, sent: Arc::clone(sent) })
+}
+
+/// A body whose bytes are counted as they leave.
 struct Counted {
     body: Body,
     sent: Arc<AtomicU64>,

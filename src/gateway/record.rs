@@ -12,18 +12,17 @@ use crate::audit::record::{
     Decision, Evaluation, Links, Marking, Parameter, Party, Refusal, Request, Upstream, Verdict,
 };
 use crate::audit::{Audit, Unavailable};
-use crate::inspect::Operation;
-use crate::model::{RouteKind, UpstreamRef};
+use crate::model::UpstreamRef;
 use crate::policy::{self, Denial, Permit, RequestRecord};
 use crate::upstream::Endpoint;
 
 use super::attempt::Crossing;
-use super::exchange::Exchange;
+use super::exchange::Facts;
 use super::reject::Reject;
 
 /// The record of an Allow that is about to be acted on.
 pub(super) fn permitted<'a>(
-    exchange: &'a Exchange,
+    facts: &'a Facts,
     crossing: &'a Crossing,
     permit: &'a Permit,
     endpoint: &'a Endpoint,
@@ -32,7 +31,7 @@ pub(super) fn permitted<'a>(
     let candidate = permit.candidate();
     let digest =
         crossing.payload.whole().map(|bytes| audit.digest(&crossing.principal.tenant, bytes)).transpose()?;
-    let known = known(exchange, Some(crossing), audit)?;
+    let known = known(facts, audit)?;
     Ok(Decision {
         decision: Verdict::Allow,
         policies: Cow::Borrowed(permit.policies()),
@@ -54,13 +53,12 @@ pub(super) fn permitted<'a>(
 
 /// The record of Cedar's Deny.
 pub(super) fn denied<'a>(
-    exchange: &'a Exchange,
-    crossing: &'a Crossing,
+    facts: &'a Facts,
     denial: &'a Denial,
     audit: &Audit,
 ) -> Result<Decision<'a>, Unavailable> {
     let last = denial.evaluations.last();
-    let known = known(exchange, Some(crossing), audit)?;
+    let known = known(facts, audit)?;
     Ok(Decision {
         decision: Verdict::Deny,
         code: Some(denial.reason.code().into()),
@@ -77,30 +75,25 @@ pub(super) fn denied<'a>(
 
 /// The record of a refusal of an identified principal without a Deny of Cedar's: limits, bodies, unknown models.
 pub(super) fn rejected<'a>(
-    exchange: &'a Exchange,
+    facts: &'a Facts,
     reject: &Reject,
     audit: &Audit,
 ) -> Result<Decision<'a>, Unavailable> {
-    Ok(Decision {
-        decision: Verdict::Reject,
-        code: Some(reject.code().into()),
-        ..known(exchange, None, audit)?
-    })
+    Ok(Decision { decision: Verdict::Reject, code: Some(reject.code().into()), ..known(facts, audit)? })
 }
 
-/// The record of a refusal before anybody was identified.
-pub(super) fn refusal<'a>(exchange: &'a Exchange, reject: &Reject) -> Refusal<'a> {
-    let facts = exchange.request.as_ref();
+/// The record of a refusal before anybody was identified, or of an anonymous caller.
+pub(super) fn refusal<'a>(facts: &'a Facts, reject: &Reject) -> Refusal<'a> {
     Refusal {
         code: reject.code().into(),
         status: reject.status().as_u16(),
-        peer: exchange.peer,
-        method: Some(exchange.method.as_str().into()),
-        host: facts.map(|facts| facts.host.as_str().into()),
-        // The path of a store names an object, and without a tenant there is no key to digest it with.
-        path: facts.filter(|_| !is_store(exchange)).map(|facts| facts.path.as_str().into()),
-        route: exchange.route.as_ref().map(|route| route.name.as_str().into()),
-        trace_id: exchange.span().map(|span| span.trace_id().into()),
+        peer: facts.peer,
+        method: Some(facts.method.as_str().into()),
+        host: facts.target.as_ref().map(|target| target.host.as_str().into()),
+        // A path that may name an object is left out: without a tenant there is no key to digest it with.
+        path: facts.plain_path().map(Cow::Borrowed),
+        route: facts.route.as_ref().map(|route| route.name.as_str().into()),
+        trace_id: Some(facts.trace_id.as_str().into()),
     }
 }
 
@@ -119,34 +112,30 @@ pub(super) fn connection(peer: SocketAddr, code: &'static str, status: u16) -> R
 }
 
 /// What is known of every identified request.
-fn known<'a>(
-    exchange: &'a Exchange,
-    crossing: Option<&'a Crossing>,
-    audit: &Audit,
-) -> Result<Decision<'a>, Unavailable> {
-    let principal = exchange.principal.as_deref();
+fn known<'a>(facts: &'a Facts, audit: &Audit) -> Result<Decision<'a>, Unavailable> {
+    let (principal, asked) = (facts.principal.as_deref(), facts.asked.as_ref());
     Ok(Decision {
         decision: Verdict::Reject,
         code: None,
         policies: Cow::Borrowed(&[]),
-        route: exchange.route.as_ref().map_or("", |route| route.name.as_str()).into(),
-        mode: exchange.mode(),
+        route: facts.route.as_ref().map_or("", |route| route.name.as_str()).into(),
+        mode: facts.mode(),
         tenant: principal.map_or("", |principal| principal.tenant.as_str()).into(),
         principal: principal.map_or_else(nobody, Party::from),
         chain: principal.map_or_else(Links::default, |principal| Links::from(&principal.chain)),
-        action: crossing.map(|crossing| crossing.inspected.action.name().into()),
-        resource: None,
+        action: asked.map(|asked| asked.action.name().into()),
+        resource: asked.and_then(|asked| asked.resource.as_ref()).map(Into::into),
         destination: None,
-        label: exchange.label.as_ref().map(Marking::from),
+        label: asked.map(|asked| Marking::from(&asked.label)),
         protection: None,
-        request: request(exchange, crossing, audit)?,
-        peer: exchange.peer,
+        request: request(facts, audit)?,
+        peer: facts.peer,
         context: Cow::Owned(serde_json::Map::new()),
         evaluations: Vec::new(),
-        bundle: Cow::Borrowed(&exchange.bundle),
+        bundle: Cow::Borrowed(&facts.bundle),
         upstream: None,
         body_digest: None,
-        trace_id: exchange.span().map(|span| span.trace_id().into()),
+        trace_id: Some(facts.trace_id.as_str().into()),
     })
 }
 
@@ -154,56 +143,42 @@ fn nobody<'a>() -> Party<'a> {
     Party { kind: "".into(), id: "".into(), teams: Cow::Borrowed(&[]), authn: "".into(), credential: None }
 }
 
-fn request<'a>(
-    exchange: &'a Exchange,
-    crossing: Option<&'a Crossing>,
-    audit: &Audit,
-) -> Result<Request<'a>, Unavailable> {
-    let facts = exchange.request.as_ref();
-    let (host, path) = facts.map_or(("", ""), |facts| (facts.host.as_str(), facts.path.as_str()));
+fn request<'a>(facts: &'a Facts, audit: &Audit) -> Result<Request<'a>, Unavailable> {
+    let target = facts.target.as_ref();
     let mut query = Vec::new();
-    for (name, value) in facts.map_or(&[][..], |facts| &facts.query) {
-        let digest = digest(exchange, value, audit)?;
-        query.push(Parameter { name: name.as_str().into(), digest: digest.into() });
+    for (name, value) in target.map_or(&[][..], |target| &target.query) {
+        query.push(Parameter { name: name.as_str().into(), digest: digest(facts, value, audit)?.into() });
     }
     Ok(Request {
-        method: exchange.method.as_str().into(),
-        host: host.into(),
-        path: shown_path(exchange, crossing, path, audit)?,
+        method: facts.method.as_str().into(),
+        host: target.map_or("", |target| target.host.as_str()).into(),
+        path: shown_path(facts, audit)?,
         query,
-        bytes: crossing.map_or(0, |crossing| crossing.inspected.bytes),
-        version: if exchange.version == Version::HTTP_2 { "2" } else { "1.1" }.into(),
-        user_agent: exchange.user_agent.as_deref().map(Cow::Borrowed),
+        bytes: facts.asked.as_ref().map_or(0, |asked| asked.bytes),
+        version: if facts.version == Version::HTTP_2 { "2" } else { "1.1" }.into(),
+        user_agent: facts.user_agent.as_deref().map(Cow::Borrowed),
     })
 }
 
 /// The path; on a store route what follows the bucket names an object and becomes an HMAC.
-fn shown_path<'a>(
-    exchange: &'a Exchange,
-    crossing: Option<&Crossing>,
-    path: &'a str,
-    audit: &Audit,
-) -> Result<Cow<'a, str>, Unavailable> {
-    if !is_store(exchange) {
+fn shown_path<'a>(facts: &'a Facts, audit: &Audit) -> Result<Cow<'a, str>, Unavailable> {
+    if let Some(path) = facts.plain_path() {
         return Ok(path.into());
     }
-    let (bucket, object) = match crossing.map(|crossing| &crossing.inspected.operation) {
-        Some(Operation::Store(call)) => (call.bucket.as_str(), call.key.as_str()),
-        _ => ("", path),
+    let path = facts.target.as_ref().map_or("", |target| target.path.as_str());
+    let (bucket, object) = match facts.asked.as_ref().and_then(|asked| asked.store.as_ref()) {
+        Some(call) => (call.bucket.as_str(), call.key.as_str()),
+        None => ("", path),
     };
     if object.is_empty() {
         return Ok(format!("/{bucket}").into());
     }
-    Ok(format!("/{bucket}/hmac:{}", digest(exchange, object, audit)?).into())
+    Ok(format!("/{bucket}/hmac:{}", digest(facts, object, audit)?).into())
 }
 
-fn is_store(exchange: &Exchange) -> bool {
-    exchange.route.as_ref().is_some_and(|route| matches!(route.kind, RouteKind::Store { .. }))
-}
-
-/// HMAC under the key of the principal's tenant. Without a principal nothing is digested: such refusals hold neither.
-fn digest(exchange: &Exchange, text: &str, audit: &Audit) -> Result<String, Unavailable> {
-    match &exchange.principal {
+/// HMAC under the key of the principal's tenant.
+fn digest(facts: &Facts, text: &str, audit: &Audit) -> Result<String, Unavailable> {
+    match &facts.principal {
         Some(principal) => audit.digest(&principal.tenant, text.as_bytes()),
         None => Ok(String::new()),
     }

@@ -13,7 +13,7 @@ use crate::audit::record::Ending;
 use crate::identity::IdentityError;
 use crate::inspect::InspectError;
 use crate::limit::LimitExceeded;
-use crate::message::{self, Body, BoxError, GateError};
+use crate::message::{self, Body, BodyFault, BoxError, GateError};
 use crate::model::RecordId;
 use crate::policy::Denial;
 use crate::protect::ProtectError;
@@ -72,7 +72,7 @@ impl Reject {
     /// How the record of a request ends that is answered with this.
     pub(crate) fn ending(&self) -> Ending {
         match self.code.name {
-            "upstream_timeout" | "request_body_timeout" => Ending::Timeout,
+            "upstream_timeout" | "request_body_timeout" | "body_idle" => Ending::Timeout,
             "upstream_reset" => Ending::UpstreamReset,
             "panicked" => Ending::Panicked,
             _ => Ending::Refused,
@@ -219,6 +219,11 @@ impl From<UpstreamError> for Reject {
 impl From<&SendError> for Reject {
     /// The error names the endpoint, which is not the caller's business.
     fn from(error: &SendError) -> Self {
+        if let Some(fault) = std::error::Error::source(error).and_then(BodyFault::find) {
+            let mut reject = Self::new(fault.code(), fault.to_string());
+            reject.close = true;
+            return reject;
+        }
         let code = codes::find(error.code());
         let mut reject = Self::new(code.name, code.title.to_lowercase());
         let mut cause = error.to_string();

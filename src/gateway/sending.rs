@@ -1,15 +1,16 @@
 //! One attempt on the wire: from the recorded decision to the head of the answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use http::Response;
+use http::{Method, Response, StatusCode};
 
 use crate::inspect::Operation;
 use crate::limit::Slot;
 use crate::message::{self, Body, CheckedTrailers};
 use crate::meter::Tap;
 use crate::policy::Permit;
-use crate::telemetry::{AttemptFacts, ClientSpan, UpstreamRequest};
+use crate::telemetry::AttemptFacts;
 use crate::upstream::{Answer, Endpoint, SendError};
 
 use super::attempt::Crossing;
@@ -18,12 +19,10 @@ use super::exchange::{Exchange, stamp};
 use super::record;
 use super::reject::Reject;
 
-/// An attempt that was sent and not yet answered.
+/// An attempt that was sent and not yet answered. Dropped (the caller hung up), it ends its span and counts.
 #[derive(Debug)]
 pub(super) struct Sending {
-    upstream: String,
-    span: Option<ClientSpan>,
-    sent: Instant,
+    part: Option<UpstreamPart>,
 }
 
 impl Sending {
@@ -34,77 +33,81 @@ impl Sending {
         endpoint: &Endpoint,
     ) -> Self {
         let (operation, model) = model_call(crossing);
-        let span = exchange.span().map(|span| {
-            span.client(&AttemptFacts {
+        let upstream = record::name_of(endpoint.id().upstream());
+        let part = exchange.finish.as_ref().map(|finish| UpstreamPart {
+            name: upstream.to_owned(),
+            operation,
+            model: model.map(str::to_owned),
+            sent: Instant::now(),
+            telemetry: Arc::clone(&finish.telemetry),
+            span: finish.span.client(&AttemptFacts {
                 operation,
                 model,
-                upstream: record::name_of(endpoint.id().upstream()),
-                endpoint: endpoint.id().address(),
-                method: &crossing.method,
-                resend: u32::from(exchange.attempt.saturating_sub(1)),
+                upstream,
+                endpoint: endpoint.address().host(),
+                port: endpoint.address().port(),
+                method: crossing.method.as_str(),
+                resend: u32::from(exchange.attempt().saturating_sub(1)),
                 protection: permit.protection().name(),
-            })
+            }),
         });
-        Self { upstream: record::name_of(endpoint.id().upstream()).to_owned(), span, sent: Instant::now() }
+        Self { part }
     }
 
     /// The answer on its way: cleaned, metered, and recorded when its last byte has left.
     pub(super) fn answered(
-        self,
+        mut self,
         exchange: &mut Exchange,
         crossing: &Crossing,
         answer: Answer,
         slot: Slot,
     ) -> Result<Response<Body>, Reject> {
         let (mut head, body) = answer.response.into_parts();
-        let host = exchange.request.as_ref().map_or("", |facts| facts.host.as_str());
+        if let Some(part) = &mut self.part {
+            part.span.answered(head.status);
+        }
+        let host = exchange.facts.target.as_ref().map_or("", |target| target.host.as_str());
         if let Err(error) = message::headers::inbound(head.status, &mut head.headers, host) {
+            if let Some(part) = self.part.take() {
+                part.end(head.status.as_u16(), Some("redirect"), None);
+            }
             return Err(Reject::from_stage("upstream_redirect", error));
         }
-        let (operation, model) = model_call(crossing);
-        let inference = matches!(crossing.inspected.operation, Operation::Inference { .. });
-        let mut span = self.span;
-        if let Some(span) = &mut span {
-            span.answered(head.status);
-        }
-        let Some(finish) = exchange.finish.take() else {
+        let (Some(finish), Some(upstream)) = (exchange.finish.take(), self.part.take()) else {
             return Err(Reject::internal("the request was answered twice"));
         };
+        let inference = matches!(crossing.inspected.operation, Operation::Inference { .. });
         let completion = Completion {
-            finish,
             draft: exchange.draft.take(),
-            upstream: Some(UpstreamPart {
-                name: self.upstream,
-                operation,
-                model: model.map(str::to_owned),
-                sent: self.sent,
-                span,
-                tap: inference.then(|| Tap::for_response(true, &head.headers)),
-                slot,
-            }),
+            upstream,
+            tap: inference.then(|| Tap::for_response(true, &head.headers)),
+            slot,
             status: head.status,
-            request_bytes: exchange.request_bytes.clone(),
+            request_bytes: Arc::clone(&exchange.request_bytes),
             first_byte: None,
+            finish,
         };
-        let mut response =
-            Response::from_parts(head, message::boxed(CheckedTrailers::new(Metered::new(body, completion))));
-        stamp(&mut response, exchange.id);
+        let bodiless = crossing.method == Method::HEAD
+            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let metered = Metered::new(body, completion, bodiless);
+        let mut response = Response::from_parts(head, message::boxed(CheckedTrailers::new(metered)));
+        stamp(&mut response, exchange.facts.id);
         Ok(response)
     }
 
     /// The attempt failed before an answer.
-    pub(super) fn failed(self, exchange: &Exchange, error: &SendError) -> Reject {
-        if let Some(span) = self.span {
-            span.failed(error.code());
+    pub(super) fn failed(mut self, error: &SendError) {
+        if let Some(part) = self.part.take() {
+            part.end(0, Some(error.code()), None);
         }
-        if let Some(finish) = &exchange.finish {
-            finish.telemetry.metrics().upstream_ended(&UpstreamRequest {
-                upstream: &self.upstream,
-                status: 0,
-                duration: self.sent.elapsed(),
-            });
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(part) = self.part.take() {
+            part.end(0, Some("client_gone"), None);
         }
-        Reject::from(error)
     }
 }
 

@@ -116,6 +116,8 @@ async fn accept_all<H: Handler>(
         match socket.accept().await {
             Ok((stream, peer)) => {
                 pause = PAUSE.0;
+                // A dual-stack socket gives IPv4 peers in their mapped form; policies and limits speak of the plain one.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 match places.take(peer.ip()) {
                     Ok(place) => {
                         let (shared, stopping) = (shared.clone(), stopping.clone());

@@ -104,6 +104,15 @@ impl RouteSettings {
                 "leave it out for the default",
             );
         }
+        let open = matches!(kind, Some(RouteKind::Service { .. })) && self.level == Some(Level::Public);
+        if self.audit == AuditMode::Off && !open {
+            found.push(
+                file,
+                format!("{place}.audit"),
+                "only a service route of level `public` may go unrecorded",
+                "`off` is for liveness checks; use `best_effort`",
+            );
+        }
         let route = if found.is_empty() {
             path.zip(kind).zip(methods).map(|((path, kind), methods)| Route {
                 name: self.name.clone(),

@@ -43,7 +43,7 @@ impl Telemetry {
 
     /// Starts the server span of a request. The caller's `traceparent` is linked, never continued: an
     /// untrusted caller must not choose our trace ids or sampling.
-    pub fn request(&self, method: &http::Method, traceparent: Option<&http::HeaderValue>) -> RequestSpan {
+    pub fn request(&self, method: &'static str, traceparent: Option<&http::HeaderValue>) -> RequestSpan {
         RequestSpan::start(self.tracer.clone(), method, traceparent)
     }
 

@@ -3,9 +3,9 @@
 //! Names follow the HTTP semantic conventions (stable) and the GenAI ones (development); what has no
 //! convention is under `tidegate.*`. A deny is an answer, not an error: the server span's status stays unset.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use http::{HeaderValue, Method};
+use http::HeaderValue;
 use opentelemetry::trace::{
     Link, Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags,
     TraceId, TraceState, Tracer as _,
@@ -38,15 +38,17 @@ pub struct DecisionFacts<'a> {
     /// The principal, `User::"…"`.
     pub principal: String,
     /// The bundle's hash.
-    pub bundle: std::sync::Arc<str>,
+    pub bundle: &'a str,
 }
 
 /// What the server span says about a finished request.
 #[derive(Debug)]
 pub struct ServerFacts {
+    /// The method, of a closed set.
+    pub method: &'static str,
     /// The status that the caller got.
     pub status: u16,
-    /// The decoded path; empty if it was refused before it was known.
+    /// The decoded path; empty if it was refused before it was known, or may name an object.
     pub path: String,
     /// The host asked for.
     pub host: String,
@@ -65,10 +67,12 @@ pub struct AttemptFacts<'a> {
     pub model: Option<&'a str>,
     /// The configured name of the far side.
     pub upstream: &'a str,
-    /// The endpoint's host and port.
+    /// The endpoint's host.
     pub endpoint: &'a str,
+    /// The endpoint's port.
+    pub port: u16,
     /// The HTTP method.
-    pub method: &'a Method,
+    pub method: &'a str,
     /// 0 for the first attempt.
     pub resend: u32,
     /// What was done to the payload.
@@ -76,8 +80,8 @@ pub struct AttemptFacts<'a> {
 }
 
 impl RequestSpan {
-    pub(super) fn start(tracer: SdkTracer, method: &Method, traceparent: Option<&HeaderValue>) -> Self {
-        let mut builder = SpanBuilder::from_name(method.to_string()).with_kind(SpanKind::Server);
+    pub(super) fn start(tracer: SdkTracer, method: &'static str, traceparent: Option<&HeaderValue>) -> Self {
+        let mut builder = SpanBuilder::from_name(method).with_kind(SpanKind::Server);
         if let Some(caller) = traceparent.and_then(parse_traceparent) {
             builder = builder.with_links(vec![Link::with_context(caller)]);
         }
@@ -100,19 +104,22 @@ impl RequestSpan {
         HeaderValue::from_str(&value).ok()
     }
 
-    /// Emits the span of a decision that was just taken.
-    pub fn decision(&self, started: SystemTime, facts: DecisionFacts<'_>) {
-        if !self.span.is_recording() {
-            return;
-        }
+    /// Whether anybody will see what is put on it.
+    #[must_use]
+    pub fn is_recording(&self) -> bool {
+        self.span.is_recording()
+    }
+
+    /// Emits the span of a decision, with when it began and how long it took.
+    pub fn decision(&self, (started, took): (SystemTime, Duration), facts: &DecisionFacts<'_>) {
         let policies: Vec<StringValue> = facts.policies.iter().map(|id| id.to_string().into()).collect();
         let mut attributes = vec![
             KeyValue::new("tidegate.decision", facts.decision),
             KeyValue::new("tidegate.action", facts.action),
-            KeyValue::new("tidegate.resource", facts.resource),
-            KeyValue::new("tidegate.principal", facts.principal),
+            KeyValue::new("tidegate.resource", facts.resource.clone()),
+            KeyValue::new("tidegate.principal", facts.principal.clone()),
             KeyValue::new("tidegate.policies", opentelemetry::Value::Array(policies.into())),
-            KeyValue::new("tidegate.bundle", facts.bundle.to_string()),
+            KeyValue::new("tidegate.bundle", facts.bundle.to_owned()),
         ];
         if !facts.code.is_empty() {
             attributes.push(KeyValue::new("tidegate.code", facts.code));
@@ -121,15 +128,16 @@ impl RequestSpan {
             .with_kind(SpanKind::Internal)
             .with_start_time(started)
             .with_attributes(attributes);
-        self.tracer.build_with_context(builder, &self.context()).end();
+        self.tracer.build_with_context(builder, &self.context()).end_with_timestamp(started + took);
     }
 
     /// Starts the client span of one attempt: `chat {model}` by the GenAI conventions, `{method}` otherwise.
     #[must_use]
     pub fn client(&self, facts: &AttemptFacts<'_>) -> ClientSpan {
         let mut attributes = vec![
-            KeyValue::new("http.request.method", facts.method.to_string()),
+            KeyValue::new("http.request.method", facts.method.to_owned()),
             KeyValue::new("server.address", facts.endpoint.to_owned()),
+            KeyValue::new("server.port", i64::from(facts.port)),
             KeyValue::new("tidegate.upstream", facts.upstream.to_owned()),
             KeyValue::new("tidegate.protection", facts.protection),
         ];
@@ -143,17 +151,17 @@ impl RequestSpan {
                 attributes.push(KeyValue::new("gen_ai.request.model", model.to_owned()));
                 format!("{} {model}", facts.operation)
             }
-            None => facts.method.to_string(),
+            None => facts.method.to_owned(),
         };
         let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Client).with_attributes(attributes);
         ClientSpan { span: self.tracer.build_with_context(builder, &self.context()) }
     }
 
     /// Ends the span. `route` is the low-cardinality part of its name.
-    pub fn finish(mut self, method: &Method, route: Option<&str>, record: RecordId, facts: ServerFacts) {
+    pub fn finish(mut self, route: Option<&str>, record: RecordId, facts: ServerFacts) {
         if self.span.is_recording() {
             let mut attributes = vec![
-                KeyValue::new("http.request.method", method.to_string()),
+                KeyValue::new("http.request.method", facts.method),
                 KeyValue::new("url.scheme", "https"),
                 KeyValue::new("url.path", facts.path),
                 KeyValue::new("server.address", facts.host),
@@ -162,7 +170,7 @@ impl RequestSpan {
                 KeyValue::new("tidegate.record", record.to_string()),
             ];
             if let Some(route) = route {
-                self.span.update_name(format!("{method} {route}"));
+                self.span.update_name(format!("{} {route}", facts.method));
                 attributes.push(KeyValue::new("http.route", route.to_owned()));
             }
             if let Some(code) = facts.code {

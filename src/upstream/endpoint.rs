@@ -123,6 +123,12 @@ impl Endpoint {
         &self.node.id
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.node.address
+    }
+
     /// Whether bytes would leave this machine unencrypted: recorded, and never for level confidential or above.
     #[must_use]
     pub fn is_plaintext_remote(&self) -> bool {

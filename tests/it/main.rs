@@ -1,7 +1,8 @@
 //! Integration tests: real sockets, real files, the library from outside. One file a stage.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
 
 mod architecture;
+mod border;
 mod compile_fail;
 mod docs;
 mod gate;

@@ -1,0 +1,6 @@
+//! The whole gateway on real sockets: what leaves, what is recorded, what a reload does.
+
+mod failover;
+mod fixture;
+mod promise;
+mod reload;
