@@ -1,8 +1,8 @@
 //! A researcher, a label and a request to change at will; for unit tests only.
 
 use crate::model::{
-    Action, Authn, Candidate, Chain, ClusterName, Label, Level, Origin, Principal, PrincipalKind,
-    Resource, UpstreamRef,
+    Action, Authn, Candidate, Chain, ClusterName, Label, Level, Origin, Principal, PrincipalKind, Resource,
+    UpstreamRef,
 };
 use crate::policy::AuthzRequest;
 
