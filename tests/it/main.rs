@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod architecture;
+mod cli;
 mod compile_fail;
 mod docs;
 mod gate;
