@@ -350,13 +350,14 @@ class Test:
     def component(self, name):
         return self._shared.get(name)
 
-    def recorder(self):
-        recorder = Recorder()
+    def recorder(self, tls=None):
+        recorder = Recorder(tls)
         self.defer(recorder.close)
         return recorder
 
     def issuer(self):
         """A token issuer of our own, and the configuration entry that trusts it. Its key set goes into `keys/jwks.json`."""
+        python_clients()      # among them the package that signs
         issuer = Issuer()
         entry = {"issuer": issuer.issuer, "audiences": [issuer.audience], "jwks_file": "keys/jwks.json"}
         return issuer, entry, {"keys/jwks.json": json.dumps(issuer.jwks())}
