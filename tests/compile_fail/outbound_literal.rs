@@ -1,12 +1,11 @@
 // E0451
 //! What is sent cannot be written down beside a permit: the fields of `Outbound` are private to `protect`.
 
-use tidegate::message::Body;
 use tidegate::policy::Permit;
 use tidegate::protect::Outbound;
 
-fn forge(permit: Permit, request: http::Request<Body>) -> Outbound {
-    Outbound { permit, request }
+fn forge(permit: Permit) -> Outbound {
+    Outbound { permit, request: todo!() }
 }
 
 fn main() {
