@@ -1,6 +1,6 @@
 //! `tidegate check`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -28,19 +28,31 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
         Ok(config) => app::check(&config).err(),
         Err(problems) => Some(problems),
     };
-    report(&found.map(crate::model::Problems::into_vec).unwrap_or_default(), args.output)
+    let problems = found.map(crate::model::Problems::into_vec).unwrap_or_default();
+    let mut out = io::stdout().lock();
+    let colour = wants_colour(&out);
+    print(&problems, args.output, colour, &mut out).context("failed to write to standard output")
+}
+
+/// Reports why a command cannot start, on standard error: standard output is for programs.
+pub(super) fn refuse(problems: &[Problem]) -> anyhow::Result<Answer> {
+    let mut err = io::stderr().lock();
+    let colour = wants_colour(&err);
+    print(problems, Output::Table, colour, &mut err).context("failed to write to standard error")
+}
+
+fn wants_colour(out: &impl io::IsTerminal) -> bool {
+    out.is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Prints problems; the answer is no if there is any.
-pub(super) fn report(problems: &[Problem], output: Output) -> anyhow::Result<Answer> {
-    let mut out = std::io::stdout().lock();
+fn print(problems: &[Problem], output: Output, colour: bool, out: &mut impl Write) -> io::Result<Answer> {
     match output {
         Output::Json => {
-            serde_json::to_writer_pretty(&mut out, problems).context("failed to write to standard output")?;
+            serde_json::to_writer_pretty(&mut *out, problems)?;
             writeln!(out)?;
         }
         Output::Table => {
-            let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let (red, dim, plain) = if colour { ("\x1b[31m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
             for problem in problems {
                 let place =

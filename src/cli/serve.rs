@@ -25,7 +25,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     let config = match config::load(&args.config) {
         Ok(config) => config,
-        Err(problems) => return super::check::report(&problems.into_vec(), super::Output::Table),
+        Err(problems) => return super::check::refuse(&problems.into_vec()),
     };
     app::runtime(&config)?.block_on(serve(config))
 }
@@ -37,7 +37,7 @@ async fn serve(config: config::Config) -> anyhow::Result<Answer> {
     let running = match app::start_with(config).await {
         Ok(running) => running,
         Err(StartError::Invalid(problems)) => {
-            return super::check::report(&problems.into_vec(), super::Output::Table);
+            return super::check::refuse(&problems.into_vec());
         }
         Err(StartError::Failed(error)) => return Err(error),
     };

@@ -10,7 +10,7 @@ use crate::policy::Permit;
 
 /// A request that was permitted and protected as the permit demands.
 ///
-/// Its members are private and it is not `Clone`: [`prepare`] is the only source, [`into_parts`](Self::into_parts) the only
+/// Its members are private and it is not `Clone`: [`prepare`] is the only source, `into_parts` the only
 /// sink, and each consumes what it is given.
 #[must_use = "a prepared request that is not sent must be recorded as such"]
 pub struct Outbound {

@@ -15,3 +15,4 @@ mod net;
 mod policy;
 mod protect;
 mod upstream;
+mod cli;

@@ -122,7 +122,7 @@ def _s3(folder, work, log):
     program.chmod(0o755)
     process = Process(
         [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
-         f"-volume.port={volume}", "-volume.max=20", "-master.volumeSizeLimitMB=32", "-filer", f"-filer.port={filer}",
+         f"-volume.port={volume}", "-volume.max=200", "-master.volumeSizeLimitMB=32", "-filer", f"-filer.port={filer}",
          f"-filer.localSocket={work}/filer.sock", "-s3", f"-s3.port={port}", f"-s3.config={identities}", "-s3.iam=false"],
         log, cwd=work)
     url = f"http://127.0.0.1:{port}"

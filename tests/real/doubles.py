@@ -36,9 +36,11 @@ class Script:
 
 
 class Recorder:
-    """An HTTP/1.1 upstream. `raw` holds every byte ever received, `requests` each complete request."""
+    """An HTTP/1.1 upstream, with `tls` (a server's context) over TLS. `raw` holds every byte ever received, `requests` each
+    complete request."""
 
-    def __init__(self):
+    def __init__(self, tls=None):
+        self._tls = tls
         self.requests, self.raw, self.scripts = [], {}, {}
         self._lock, self._closed = threading.Lock(), False
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -70,8 +72,13 @@ class Recorder:
             threading.Thread(target=self._serve, args=(connection, number), daemon=True).start()
 
     def _serve(self, connection, number):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls:
+            try:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                return
         with connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             reader = _Reader(connection, lambda data: self._keep(number, data))
             try:
                 while (request := reader.request(number)) is not None:
@@ -83,7 +90,7 @@ class Recorder:
 
     def _keep(self, number, data):
         with self._lock:
-            self.raw[number] = self.raw.get(number, b"") + data
+            self.raw.setdefault(number, bytearray()).extend(data)
 
     def _answer(self, connection, request):
         script = self.scripts.get(request.path)
@@ -102,7 +109,7 @@ class Recorder:
 
 class _Reader:
     def __init__(self, connection, keep):
-        self._connection, self._keep, self._buffer = connection, keep, b""
+        self._connection, self._keep, self._buffer = connection, keep, bytearray()
 
     def _more(self):
         data = self._connection.recv(65536)
@@ -114,19 +121,22 @@ class _Reader:
     def _until(self, mark):
         while mark not in self._buffer:
             self._more()
-        found, self._buffer = self._buffer.split(mark, 1)
-        return found
+        return self._take(self._buffer.index(mark), len(mark))
 
     def _exactly(self, count):
         while len(self._buffer) < count:
             self._more()
-        found, self._buffer = self._buffer[:count], self._buffer[count:]
+        return self._take(count)
+
+    def _take(self, count, skip=0):
+        found = bytes(self._buffer[:count])
+        del self._buffer[:count + skip]
         return found
 
     def request(self, number):
         head = self._until(b"\r\n\r\n")
         if re.search(rb"(?im)^transfer-encoding:\s*chunked\s*$", head):
-            body = b""
+            body = bytearray()
             while size := int(self._until(b"\r\n").split(b";")[0], 16):
                 body += self._exactly(size)
                 self._exactly(2)
@@ -135,7 +145,7 @@ class _Reader:
         else:
             length = re.search(rb"(?im)^content-length:\s*(\d+)\s*$", head)
             body = self._exactly(int(length[1])) if length else b""
-        return Received(head, body, number)
+        return Received(head, bytes(body), number)
 
 
 def b64(data):

@@ -84,8 +84,9 @@ def service_route(name="app", path="/app/*", service="echo", **more):
     return {"name": name, "path": path, "service": service, "level": "public", "residency": ["world"], "identity": "none", **more}
 
 
-def chat_route(cluster="eu", path="/v1/chat/completions", **more):
-    return {"name": path.rsplit("/", 1)[1], "path": path, "infer": {"clusters": [cluster]}, "level": "internal",
+def chat_route(cluster="eu", path="/v1/chat/completions", does="infer", **more):
+    """Completions; with `does="embed"` embeddings."""
+    return {"name": path.rsplit("/", 1)[1], "path": path, does: {"clusters": [cluster]}, "level": "internal",
             "residency": ["EU"], **more}
 
 
@@ -173,15 +174,12 @@ def write_policies(folder):
 # ---- records ------------------------------------------------------------------------------------------------------
 
 def records_of(journal):
-    """All records of a journal, oldest first, as `tidegate audit query` prints them (an array, or one object a line)."""
-    done = subprocess.run([binary(), "audit", "query", "--journal", journal, "--output", "json"],
+    """All records of a journal, oldest first, as `tidegate audit query` prints them: one object a line."""
+    done = subprocess.run([binary(), "audit", "query", "--journal", journal, "--output", "json", "--limit", str(10**9)],
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise AssertionError(f"audit query left with {done.returncode}: {done.stderr[-1000:]}")
-    text = done.stdout.strip()
-    if text.startswith("["):
-        return json.loads(text)
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def kind(record):
@@ -223,7 +221,7 @@ class Gateway:
     def __init__(self, folder, config, secrets=None):
         self.folder, self.journal, self.process = folder, folder / config["audit"]["directory"], None
         folder.mkdir(parents=True, exist_ok=True)
-        self.command("certs", "init", folder / "certs")
+        self.command("certs", "init", folder / "certs", "--client-id", SPIFFE_ID)
         write_policies(folder / "policies")
         for name, text in (secrets or {}).items():
             path = folder / name
@@ -352,13 +350,14 @@ class Test:
     def component(self, name):
         return self._shared.get(name)
 
-    def recorder(self):
-        recorder = Recorder()
+    def recorder(self, tls=None):
+        recorder = Recorder(tls)
         self.defer(recorder.close)
         return recorder
 
     def issuer(self):
         """A token issuer of our own, and the configuration entry that trusts it. Its key set goes into `keys/jwks.json`."""
+        python_clients()      # among them the package that signs
         issuer = Issuer()
         entry = {"issuer": issuer.issuer, "audiences": [issuer.audience], "jwks_file": "keys/jwks.json"}
         return issuer, entry, {"keys/jwks.json": json.dumps(issuer.jwks())}

@@ -10,7 +10,7 @@ def setup(t):
     secrets["keys/eu.key"] = llm.key
     clusters = {name: {"endpoints": [url], "models": [llm.model], "credential_file": "keys/eu.key"}
                 for name, url in (("eu", llm.url), ("eu-embed", llm.embeddings_url))}
-    routes = [chat_route(), chat_route("eu-embed", "/v1/embeddings")]
+    routes = [chat_route(), chat_route("eu-embed", "/v1/embeddings", "embed")]
     return llm, issuer, t.gateway(gateway_config(routes, clusters=clusters, issuer=trusted), secrets)
 
 

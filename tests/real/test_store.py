@@ -22,7 +22,7 @@ def setup(t):
             {"id": "payroll", "bucket": bucket, "prefix": "payroll/", "level": "public", "residency": ["world"]},
         ]}}
     # Whoever reads must be known to be somewhere; the certificate's workload is on the cluster `eu`.
-    clusters = {"eu": {"endpoints": ["http://127.0.0.1:9"], "models": ["unused"]}}
+    clusters = {"eu": {"endpoints": ["http://127.0.0.1:9"], "models": ["m"]}}
     routes = [{"name": "lake", "path": "/lake/*", "store": "lake"}]
     gateway = t.gateway(gateway_config(routes, stores=stores, clusters=clusters, issuer=trusted), secrets)
     return gateway, direct, bucket, issuer
@@ -59,7 +59,11 @@ def test_what_is_not_permitted_is_refused(t):
     assert status_of(nobody.get_object, Bucket=bucket, Key="handbook/a") == 401
     assert status_of(job.copy_object, Bucket=bucket, Key="handbook/b", CopySource=f"{bucket}/payroll/may.csv") == 400
     assert status_of(job.get_object_acl, Bucket=bucket, Key="handbook/a") == 400
-    assert status_of(job.delete_objects, Bucket=bucket, Delete={"Objects": [{"Key": "handbook/a"}]}) == 400
+    assert status_of(job.delete_objects, Bucket=bucket, Delete={"Objects": [{"Key": "handbook/a"}]}) == 405
+    assert status_of(job.create_multipart_upload, Bucket=bucket, Key="handbook/b") == 405
+    upload = {"Bucket": bucket, "Key": "handbook/b", "UploadId": "1"}
+    assert status_of(job.upload_part, PartNumber=1, Body=b"x", **upload) == 400
+    assert direct.list_objects_v2(Bucket=bucket)["KeyCount"] == 1, "a refused operation reached the store"
 
 
 def test_curl_with_a_certificate(t):

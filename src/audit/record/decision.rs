@@ -248,8 +248,8 @@ pub struct Evaluation<'a> {
 pub struct Upstream<'a> {
     /// The cluster, store or service.
     pub name: Text<'a>,
-    /// The endpoint, `host:port`.
+    /// The endpoint, as configured: `https://host:port`.
     pub endpoint: Text<'a>,
-    /// Whether it is reached without TLS.
+    /// Whether it is reached without TLS over a network; loopback is none.
     pub plaintext: bool,
 }
