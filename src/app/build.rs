@@ -1,5 +1,6 @@
 //! From a configuration to the parts of a gateway. Opens no sockets.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -13,9 +14,9 @@ use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
 use crate::model::{Clock, ClusterName, Problems, SystemClock};
-use crate::net::{CertificateFacts, Client, ClientSettings};
+use crate::net::{Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
-use crate::route::{Route, Table};
+use crate::route::Table;
 use crate::telemetry::{Exporters, Gauge, Telemetry};
 use crate::upstream::Upstreams;
 
@@ -29,6 +30,20 @@ pub fn check(config: &Config) -> Result<(), Problems> {
     snapshot(config).map(|_| ())
 }
 
+/// Everything that is wrong with a configuration file and what it names: a mistake in one section hides none elsewhere.
+///
+/// # Errors
+/// All problems at once.
+pub fn check_file(path: &Path) -> Result<(), Problems> {
+    let mut problems = Problems::new();
+    if let Some(config) = config::examine(path, &mut problems)
+        && let Err(found) = check(&config)
+    {
+        problems.append(config.without_echoes(found));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
 /// Builds what requests see; all problems of all parts are reported together.
 pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     let file = &config.file;
@@ -36,14 +51,18 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     let mut problems = Problems::new();
     let bundle = kept(config::check(config), &mut problems);
     listener(config, &mut problems);
-    if let Err(error) = file.audit.check() {
-        problems.push(&config.name, "audit", error, "");
+    key_authorities(config, &mut problems);
+    for (key, error) in file.audit.problems() {
+        problems.push(&config.name, format!("audit.{key}"), &error, error.hint());
     }
+    problems.append(file.telemetry.check(&config.name, "telemetry"));
     let routes = routes(config, &mut problems);
     let catalog = catalog(config, &mut problems);
-    let identity =
-        kept(Identity::new(&file.identity, Arc::new(Keys::default()), Arc::clone(&clock)), &mut problems);
-    let limits = kept(Limits::new(&file.limits), &mut problems);
+    let identity = kept(
+        Identity::new(&file.identity, &config.name, Arc::new(Keys::default()), Arc::clone(&clock)),
+        &mut problems,
+    );
+    let limits = kept(Limits::new(&file.limits, &config.name), &mut problems);
     let upstreams = kept(Upstreams::new(&file.upstreams(), &config.name, clock), &mut problems);
     match (bundle, routes, catalog, identity, limits, upstreams) {
         (Some(bundle), Some(routes), Some(catalog), Some(identity), Some(limits), Some(upstreams))
@@ -69,17 +88,16 @@ fn kept<T>(result: Result<T, Problems>, problems: &mut Problems) -> Option<T> {
 }
 
 fn routes(config: &Config, problems: &mut Problems) -> Option<Table> {
-    let checked: Option<Vec<Route>> = config
-        .file
-        .routes
-        .iter()
-        .enumerate()
-        // Every route is checked, also after a broken one.
-        .map(|(index, route)| route.check(&config.name, &format!("routes[{index}]"), problems))
-        .collect::<Vec<_>>()
-        .into_iter()
-        .collect();
-    kept(Table::build(&config.name, checked?), problems)
+    let mut checked = Vec::new();
+    for (index, route) in config.file.routes.iter().enumerate() {
+        let place = config.route_place(index);
+        if let Some(route) = route.check(&config.name, &place, problems) {
+            checked.push((place, route));
+        }
+    }
+    let whole = checked.len() == config.file.routes.len();
+    // Those that are sound are compared with each other also beside a broken one.
+    kept(Table::build_at(&config.name, checked), problems).filter(|_| whole)
 }
 
 fn catalog(config: &Config, problems: &mut Problems) -> Option<Catalog> {
@@ -114,17 +132,48 @@ fn catalog(config: &Config, problems: &mut Problems) -> Option<Catalog> {
     Some(catalog)
 }
 
+/// The authorities of issuers' key sets; `identity` itself opens no connection, so it does not look at them.
+fn key_authorities(config: &Config, problems: &mut Problems) {
+    for (index, issuer) in config.file.identity.issuers.iter().enumerate() {
+        if let Some(Err(error)) = issuer.jwks_ca.as_deref().map(|ca| ClientTls::load(ca, None, Alpn::Http1)) {
+            let place = format!("identity.issuers[{index}].jwks_ca");
+            problems.push(&config.name, place, error.describe(), error.hint());
+        }
+    }
+}
+
 /// The listener's certificate, key, authorities and bounds.
 fn listener(config: &Config, problems: &mut Problems) {
     let listen = &config.file.listen;
     problems.append(listen.check(&config.name, "listen"));
+    let admin = config.file.admin.address;
+    if !admin.ip().to_canonical().is_loopback() {
+        let message = format!("`{admin}` is no loopback address, and the admin listener speaks plain HTTP");
+        problems.push(
+            &config.name,
+            "admin.address",
+            message,
+            "use `127.0.0.1`, and a proxy with TLS before it",
+        );
+    }
     let Some(tls) = &listen.tls else { return };
     // What cannot be read has been noted already.
-    if let Ok(facts) = CertificateFacts::read(&tls.certificate)
-        && !(facts.not_before..=facts.not_after).contains(&SystemClock.now())
-    {
-        let message = format!("is valid from {} to {} only", facts.not_before, facts.not_after);
-        problems.push(&config.name, "listen.tls.certificate", message, "renew it");
+    if let Ok(facts) = CertificateFacts::read(&tls.certificate) {
+        let now = SystemClock.now();
+        let file = tls.certificate.display();
+        let message = if now < facts.not_before {
+            format!("certificate `{file}` is not valid before {}", facts.not_before)
+        } else if now > facts.not_after {
+            format!("certificate `{file}` expired on {}", facts.not_after)
+        } else {
+            return;
+        };
+        problems.push(
+            &config.name,
+            "listen.tls.certificate",
+            message,
+            "renew it, or set this machine's clock",
+        );
     }
 }
 

@@ -27,7 +27,7 @@ use crate::telemetry::{self, Telemetry};
 
 use handlers::{AdminHandler, DataHandler};
 
-pub use build::check;
+pub use build::{check, check_file};
 
 /// How often the journal is looked at while the last records come in, and how many times.
 const SETTLE_STEP: Duration = Duration::from_millis(10);

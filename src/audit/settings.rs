@@ -38,13 +38,13 @@ impl Default for Settings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// The size of a segment is out of bounds.
-    #[error("`segment_size` is `{0}`: use `1MiB` to `256MiB`")]
+    #[error("`{0}` is out of range")]
     SegmentSize(ByteSize),
     /// There are too few places.
-    #[error("`queue` is `{0}`: use at least 64")]
+    #[error("{0} places are too few")]
     Queue(usize),
     /// The list of open decisions could fill half a segment.
-    #[error("`queue` is `{queue}`, too many for segments of `{segment_size}`: use at most {most}")]
+    #[error("{queue} places are too many for segments of `{segment_size}`")]
     QueueForSegment {
         /// The places asked for.
         queue: usize,
@@ -56,23 +56,42 @@ pub enum SettingsError {
 }
 
 impl Settings {
+    /// The values that are out of the bounds that the types cannot express, each with its key.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, SettingsError)> {
+        let mut wrong = Vec::new();
+        let size = self.segment_size.get();
+        let whole = (MIN_SEGMENT..=MAX_SEGMENT).contains(&size);
+        if !whole {
+            wrong.push(("segment_size", SettingsError::SegmentSize(self.segment_size)));
+        }
+        let most = size / OPEN_ENTRY_BYTES;
+        if self.queue < MIN_QUEUE {
+            wrong.push(("queue", SettingsError::Queue(self.queue)));
+        } else if whole && u64::try_from(self.queue).is_ok_and(|queue| queue > most) {
+            let (queue, segment_size) = (self.queue, self.segment_size);
+            wrong.push(("queue", SettingsError::QueueForSegment { queue, segment_size, most }));
+        }
+        wrong
+    }
+
     /// Checks the bounds that the types cannot express.
     ///
     /// # Errors
     /// The first value that is out of bounds.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let size = self.segment_size.get();
-        if !(MIN_SEGMENT..=MAX_SEGMENT).contains(&size) {
-            return Err(SettingsError::SegmentSize(self.segment_size));
-        }
-        if self.queue < MIN_QUEUE {
-            return Err(SettingsError::Queue(self.queue));
-        }
-        let most = size / OPEN_ENTRY_BYTES;
-        if u64::try_from(self.queue).is_ok_and(|queue| queue <= most) {
-            Ok(())
-        } else {
-            Err(SettingsError::QueueForSegment { queue: self.queue, segment_size: self.segment_size, most })
+        self.problems().into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+}
+
+impl SettingsError {
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::SegmentSize(_) => "use `1MiB` to `256MiB`".to_owned(),
+            Self::Queue(_) => format!("use at least {MIN_QUEUE}"),
+            Self::QueueForSegment { most, .. } => format!("use at most {most}, or larger segments"),
         }
     }
 }

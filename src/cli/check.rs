@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use crate::app;
-use crate::config;
 use crate::model::Problem;
 
 use super::{Answer, Output};
@@ -24,10 +23,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let found = match config::load(&args.config) {
-        Ok(config) => app::check(&config).err(),
-        Err(problems) => Some(problems),
-    };
+    let found = app::check_file(&args.config).err();
     let problems = found.map(crate::model::Problems::into_vec).unwrap_or_default();
     let mut out = io::stdout().lock();
     let colour = wants_colour(&out);

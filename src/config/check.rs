@@ -1,9 +1,8 @@
 //! The file in its surroundings: names that must meet, entities that must exist, files that must load.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use crate::model::{Problems, Residency, Secret};
+use crate::model::{Problems, Residency};
 use crate::policy::Bundle;
 
 use super::Config;
@@ -14,12 +13,13 @@ use super::Config;
 /// Every problem of policies, entities, references, keys and certificates.
 pub fn check(config: &Config) -> Result<Bundle, Problems> {
     let mut problems = Problems::new();
-    let bundle = Bundle::load(&config.file.policy.directory).map_err(|found| problems.append(found)).ok();
-    problems.append(config.file.upstreams().validate(&config.name));
+    let (bundle, entities) = match config.parsed("policy") {
+        true => Bundle::examine(&config.file.policy.directory, &mut problems),
+        false => (None, None),
+    };
     references(config, &mut problems);
-    secrets(config, &mut problems);
-    if let Some(bundle) = &bundle {
-        problems.append(entities(config, bundle));
+    if let Some(entities) = &entities {
+        problems.append(lacking(config, &|kind, id| entities.has_entity(kind, id)));
     }
     match bundle {
         Some(bundle) if problems.is_empty() => Ok(bundle),
@@ -27,10 +27,14 @@ pub fn check(config: &Config) -> Result<Bundle, Problems> {
     }
 }
 
-/// What the configuration names and the entities lack. Also asked of each new bundle before it replaces one.
+/// What the configuration names and the entities lack. Asked of each new bundle before it replaces one.
 #[must_use]
 pub fn entities(config: &Config, bundle: &Bundle) -> Problems {
-    let mut found = Entities { config, bundle, problems: Problems::new() };
+    lacking(config, &|kind, id| bundle.has_entity(kind, id))
+}
+
+fn lacking(config: &Config, has: &dyn Fn(&str, &str) -> bool) -> Problems {
+    let mut found = Entities { config, has, problems: Problems::new() };
     let file = &config.file;
     for (name, cluster) in &file.clusters {
         let place = format!("clusters.{name}");
@@ -53,20 +57,20 @@ pub fn entities(config: &Config, bundle: &Bundle) -> Problems {
         found.expect(&format!("services.{name}.cluster"), "Cluster", service.cluster.as_str());
     }
     for (index, route) in file.routes.iter().enumerate() {
-        found.residency(&format!("routes[{index}]"), route.residency.as_ref());
+        found.residency(&config.route_place(index), route.residency.as_ref());
     }
     found.problems
 }
 
 struct Entities<'a> {
     config: &'a Config,
-    bundle: &'a Bundle,
+    has: &'a dyn Fn(&str, &str) -> bool,
     problems: Problems,
 }
 
 impl Entities<'_> {
     fn expect(&mut self, place: &str, kind: &str, id: &str) {
-        if !self.bundle.has_entity(kind, id) {
+        if !(self.has)(kind, id) {
             let hint = format!("add it to `{}`", self.config.entities_file().display());
             let message = format!("entity `Tidegate::{kind}::\"{id}\"` does not exist");
             self.problems.push(&self.config.name, place, message, hint);
@@ -90,12 +94,16 @@ impl Entities<'_> {
 fn references(config: &Config, problems: &mut Problems) {
     let file = &config.file;
     let mut missing = |place: String, what: &str, name: &str, section: &str| {
+        // One that is there and did not parse has its own problem.
+        if !config.parsed(&format!("{section}.{name}")) {
+            return;
+        }
         let hint = format!("add `[{section}.{name}]` or mend the name");
         problems.push(&config.name, place, format!("{what} `{name}` is not configured"), hint);
     };
     let mut names = BTreeSet::new();
     for (index, route) in file.routes.iter().enumerate() {
-        let place = format!("routes[{index}]");
+        let place = config.route_place(index);
         names.insert(&route.name);
         for (kind, calls) in [("infer", &route.infer), ("embed", &route.embed)] {
             for (at, cluster) in calls.iter().flat_map(|calls| calls.clusters.iter().enumerate()) {
@@ -116,12 +124,16 @@ fn references(config: &Config, problems: &mut Problems) {
             missing(format!("{place}.service"), "service", service.as_str(), "services");
         }
     }
+    if !config.routes_parsed() {
+        return;
+    }
     for name in file.limits.keys().filter(|name| !names.contains(*name)) {
+        let known: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
         problems.push(
             &config.name,
             format!("limits.{name}"),
             "no route has this name",
-            "limits hold for one route",
+            format!("use the name of a route: {}", known.join(", ")),
         );
     }
     if file.routes.is_empty() {
@@ -131,26 +143,5 @@ fn references(config: &Config, problems: &mut Problems) {
             "there is no route: every request would be refused",
             "add `[[routes]]`",
         );
-    }
-}
-
-/// Secret files that cannot be used.
-fn secrets(config: &Config, problems: &mut Problems) {
-    let file = &config.file;
-    let mut check = |place: String, path: Option<&Path>| {
-        if let Some(path) = path
-            && let Err(error) = Secret::read(path)
-        {
-            problems.push(&config.name, place, error, "");
-        }
-    };
-    for (name, cluster) in &file.clusters {
-        check(format!("clusters.{name}.credential_file"), cluster.credential_file.as_deref());
-    }
-    for (name, store) in &file.stores {
-        check(format!("stores.{name}.secret_key_file"), Some(&store.secret_key_file));
-    }
-    for (name, service) in &file.services {
-        check(format!("services.{name}.credential_file"), service.credential_file.as_deref());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each table, and each element of a list or map, is read by itself: a mistake in one hides none in another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -13,6 +14,8 @@ use crate::model::{ClusterName, Duration, Problems, RouteName, ServiceName, Stor
 use crate::route::RouteSettings;
 use crate::upstream::{ClusterSettings, ServiceSettings, StoreSettings};
 use crate::{admin, audit, identity, limit, listen, message, telemetry};
+
+use super::element;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -89,6 +92,12 @@ pub struct PolicySettings {
     pub poll: Duration,
 }
 
+impl Default for PolicySettings {
+    fn default() -> Self {
+        Self { directory: PathBuf::from("policies"), poll: Self::default_poll() }
+    }
+}
+
 impl PolicySettings {
     const fn default_poll() -> Duration {
         Duration::secs(1)
@@ -102,35 +111,57 @@ pub struct Config {
     pub name: String,
     /// Its sections.
     pub file: FileConfig,
+    /// What is missing in `file` because it did not parse; nothing in a configuration that is served.
+    gaps: Gaps,
 }
 
-/// Parses the text; what is wrong goes into `problems`.
+/// Parts of a file that did not parse, so that checks can go on without them.
+#[derive(Debug, Clone, Default)]
+struct Gaps {
+    /// Their places: `listen`, `clusters.eu`, `routes[2]`.
+    places: BTreeSet<String>,
+    /// The places of all mistakes; what later checks say of these follows from them.
+    mistakes: BTreeSet<String>,
+    /// Where each route that parsed stands among those that are written.
+    routes: Vec<usize>,
+}
+
+/// Parses the text; what is wrong goes into `problems`, and is left out. None if the text is no TOML.
 pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems) -> Option<Config> {
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
         Err(error) => {
-            problems.push(name, place(text, &error), error.message(), "the file is no TOML");
+            let message = format!("is no TOML: {}", error.message());
+            problems.push(
+                name,
+                place(text, &error),
+                message,
+                "mend the syntax: https://toml.io says how it is written",
+            );
             return None;
         }
     };
-    let mut reader = Reader { name, table, problems };
-    // All sections are read before the first missing one ends the attempt.
+    let mut reader = Reader { name, table, problems, gaps: Gaps::default() };
     let (listen, policy, audit) =
         (reader.required("listen"), reader.required("policy"), reader.required("audit"));
     let (gateway, admin, gate) =
         (reader.optional("gateway"), reader.optional("admin"), reader.optional("gate"));
     let (identity, telemetry) = (reader.optional("identity"), reader.optional("telemetry"));
     let (clusters, stores, services) = (reader.map("clusters"), reader.map("stores"), reader.map("services"));
-    let (limits, routes) = (reader.map("limits"), reader.list("routes"));
+    let limits = reader.map("limits");
+    let (routes, places) = reader.list("routes");
+    reader.gaps.routes = places;
     reader.leftovers();
+    let gaps = reader.gaps;
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut file = FileConfig {
         gateway,
-        listen: listen?,
+        listen: listen.unwrap_or_else(|| listen::Settings::new(nowhere, None)),
         admin,
         gate,
         identity,
-        policy: policy?,
-        audit: audit?,
+        policy: policy.unwrap_or_default(),
+        audit: audit.unwrap_or_default(),
         telemetry,
         clusters,
         stores,
@@ -139,33 +170,52 @@ pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems
         routes,
     };
     resolve(&mut file, base);
-    Some(Config { name: name.to_owned(), file })
+    Some(Config { name: name.to_owned(), file, gaps })
 }
+
+/// The sections, in the order of the reference.
+const SECTIONS: [&str; 13] = [
+    "gateway",
+    "listen",
+    "admin",
+    "gate",
+    "identity",
+    "policy",
+    "audit",
+    "telemetry",
+    "clusters",
+    "stores",
+    "services",
+    "limits",
+    "routes",
+];
 
 /// Reads the sections of a table one by one.
 struct Reader<'a> {
     name: &'a str,
     table: toml::Table,
     problems: &'a mut Problems,
+    gaps: Gaps,
 }
 
 impl Reader<'_> {
-    fn required<T: DeserializeOwned>(&mut self, section: &str) -> Option<T> {
+    fn required<T: DeserializeOwned + JsonSchema>(&mut self, section: &str) -> Option<T> {
         let Some(value) = self.table.remove(section) else {
             self.problems.push(self.name, section, "is missing", format!("add a table `[{section}]`"));
+            self.gaps.places.insert(section.to_owned());
             return None;
         };
-        self.element(section, value)
+        self.section(section, value)
     }
 
-    fn optional<T: DeserializeOwned + Default>(&mut self, section: &str) -> T {
+    fn optional<T: DeserializeOwned + JsonSchema + Default>(&mut self, section: &str) -> T {
         match self.table.remove(section) {
-            Some(value) => self.element(section, value).unwrap_or_default(),
+            Some(value) => self.section(section, value).unwrap_or_default(),
             None => T::default(),
         }
     }
 
-    fn map<K: std::str::FromStr<Err: std::fmt::Display> + Ord, T: DeserializeOwned>(
+    fn map<K: std::str::FromStr<Err: std::fmt::Display> + Ord, T: DeserializeOwned + JsonSchema>(
         &mut self,
         section: &str,
     ) -> BTreeMap<K, T> {
@@ -181,7 +231,7 @@ impl Reader<'_> {
                                 found.insert(name, value);
                             }
                         }
-                        Err(error) => self.problems.push(self.name, place, error, ""),
+                        Err(error) => self.problems.push(self.name, place, error, "rename it"),
                     }
                 }
             }
@@ -190,32 +240,46 @@ impl Reader<'_> {
         found
     }
 
-    fn list<T: DeserializeOwned>(&mut self, section: &str) -> Vec<T> {
-        let mut found = Vec::new();
+    /// The elements that parse, and where each stands.
+    fn list<T: DeserializeOwned + JsonSchema>(&mut self, section: &str) -> (Vec<T>, Vec<usize>) {
+        let (mut found, mut at) = (Vec::new(), Vec::new());
         match self.table.remove(section) {
             None => {}
             Some(toml::Value::Array(elements)) => {
                 for (index, value) in elements.into_iter().enumerate() {
-                    found.extend(self.element(&format!("{section}[{index}]"), value));
+                    if let Some(value) = self.element(&format!("{section}[{index}]"), value) {
+                        found.push(value);
+                        at.push(index);
+                    }
                 }
             }
             Some(other) => self.wrong_shape(section, &other, "a list of tables", &format!("[[{section}]]")),
         }
-        found
+        (found, at)
     }
 
-    fn element<T: DeserializeOwned>(&mut self, place: &str, value: toml::Value) -> Option<T> {
-        serde_path_to_error::deserialize(value)
-            .map_err(|error| {
-                let inner = error.path().to_string();
-                let place = if inner == "." { place.to_owned() } else { format!("{place}.{inner}") };
-                let message = error.into_inner().to_string();
-                self.problems.push(self.name, place, message.trim_end(), "");
-            })
-            .ok()
+    fn element<T: DeserializeOwned + JsonSchema>(&mut self, place: &str, value: toml::Value) -> Option<T> {
+        let element::Element { value, mistakes, .. } = element::read(self.name, place, value, self.problems);
+        if value.is_none() {
+            self.gaps.places.insert(place.to_owned());
+        }
+        self.gaps.mistakes.extend(mistakes);
+        value
+    }
+
+    /// A section of which other checks can use what is sound by itself.
+    fn section<T: DeserializeOwned + JsonSchema>(&mut self, place: &str, value: toml::Value) -> Option<T> {
+        let read: element::Element<T> = element::read(self.name, place, value, self.problems);
+        self.gaps.mistakes.extend(read.mistakes);
+        let value = read.value.or_else(|| read.sound.try_into().ok());
+        if value.is_none() {
+            self.gaps.places.insert(place.to_owned());
+        }
+        value
     }
 
     fn wrong_shape(&mut self, section: &str, found: &toml::Value, wanted: &str, example: &str) {
+        self.gaps.places.insert(section.to_owned());
         let message = format!("is {}, expected {wanted}", found.type_str());
         self.problems.push(self.name, section, message, format!("write `{example}`"));
     }
@@ -226,7 +290,7 @@ impl Reader<'_> {
                 self.name,
                 section,
                 "is no section of the configuration",
-                "see docs/configuration.md",
+                format!("use one of {}", SECTIONS.map(|section| format!("`{section}`")).join(", ")),
             );
         }
     }
@@ -290,6 +354,40 @@ impl FileConfig {
 }
 
 impl Config {
+    /// Whether this part of the file parsed: a section, or an element (`clusters.eu`).
+    pub(super) fn parsed(&self, place: &str) -> bool {
+        let section = place.split_once('.').map_or(place, |(section, _)| section);
+        !self.gaps.places.contains(place) && !self.gaps.places.contains(section)
+    }
+
+    /// Without what follows from a mistake that the file itself has: a key that does not parse is not missing too.
+    #[must_use]
+    pub fn without_echoes(&self, problems: Problems) -> Problems {
+        let below = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let mut kept = Problems::new();
+        for problem in problems.into_vec() {
+            let place = problem.place.as_str();
+            let echo = self.gaps.mistakes.iter().any(|at| below(at, place) || below(place, at));
+            if problem.file != self.name || !echo {
+                kept.push(problem.file, problem.place, problem.message, problem.hint);
+            }
+        }
+        kept
+    }
+
+    /// Whether each route that is written parsed.
+    pub(super) fn routes_parsed(&self) -> bool {
+        !self.gaps.places.iter().any(|place| place.starts_with("routes"))
+    }
+
+    /// The place of a route by its index in `file`; another than there if one before it did not parse.
+    #[must_use]
+    pub fn route_place(&self, index: usize) -> String {
+        format!("routes[{}]", self.gaps.routes.get(index).unwrap_or(&index))
+    }
+
     /// Where the policies' entities are.
     #[must_use]
     pub fn entities_file(&self) -> PathBuf {

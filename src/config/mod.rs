@@ -1,10 +1,11 @@
 //! The edge: TOML text becomes checked values, and every problem is reported at once with its place and the mend.
 //!
 //! `file` is what a person writes, section by section, so that one mistake does not hide the next; `check` compares
-//! the sections with each other, with the policies' entities and with the files they name; `reference` writes the
+//! the sections with each other, with the policies' entities and with the files they name; `element` reads one section; `reference` writes the
 //! reference and the JSON Schema from the same types.
 
 mod check;
+mod element;
 mod file;
 pub mod reference;
 
@@ -23,20 +24,29 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// # Errors
 /// Everything that is wrong with the file by itself. [`check()`] finds what is wrong with it in its surroundings.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let name = path.display().to_string();
     let mut problems = Problems::new();
-    let text = match read(path) {
-        Ok(text) => text,
-        Err(error) => {
-            problems.push(name, "", format!("cannot be read: {error}"), "pass the file's path with --config");
-            return Err(problems);
-        }
-    };
-    let base = path.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
-    let config = file::parse(&name, &text, &base, &mut problems);
-    match config {
+    match examine(path, &mut problems) {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(problems),
+    }
+}
+
+/// What can be read of a file in spite of its mistakes, so that a check finds those of its surroundings at the same
+/// time. Not to be served: what did not parse is left out. None if nothing can be read.
+pub fn examine(path: &Path, problems: &mut Problems) -> Option<Config> {
+    let name = path.display().to_string();
+    let base = path.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    match read(path) {
+        Ok(text) => file::parse(&name, &text, &base, problems),
+        Err(error) => {
+            problems.push(
+                name,
+                "",
+                format!("cannot be read: {error}"),
+                "pass the file's path with `--config`",
+            );
+            None
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value};
 
 use super::FileConfig;
+use super::element::Step;
 
 /// The JSON Schema of the configuration file (draft 2020-12).
 #[must_use]
@@ -40,6 +41,21 @@ read (mode 0600 or 0400). Durations are written `250ms`, `30s`, `5m`, `1h`, `1d`
 `tidegate demo` leaves a complete example in `tidegate-demo/tidegate.toml`. This page is generated from the configuration's types;
 [configuration.schema.json](configuration.schema.json) is the same for editors.
 ";
+
+/// The keys that the table at `path` of a `T` must have.
+pub(super) fn required<T: schemars::JsonSchema>(path: &[Step]) -> Vec<String> {
+    let schema = schemars::schema_for!(T).to_value();
+    let page = Page { root: &schema, text: String::new() };
+    let table = path.iter().try_fold(page.resolve(&schema), |value, step| {
+        let inner = match step {
+            Step::Key(key) => value.get("properties")?.get(key)?,
+            Step::Index(_) => value.get("items")?,
+        };
+        Some(page.resolve(inner))
+    });
+    let keys = table.and_then(|table| table.get("required")).and_then(Value::as_array);
+    keys.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
 
 struct Page<'a> {
     root: &'a Value,

@@ -232,6 +232,16 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_parses_as_one_of_the_gateway() {
+        let any: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let addresses = Addresses { data: any, admin: any, eu: any, us: any, lake: any, status: any };
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::create(dir.path()).unwrap();
+        files.write("tidegate.toml", &config(&addresses, &crate::demo::signature::tests::key())).unwrap();
+        crate::config::load(&files.at("tidegate.toml")).unwrap();
+    }
+
+    #[test]
     fn the_configuration_is_toml_and_names_every_dataset() {
         let any: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let addresses = Addresses { data: any, admin: any, eu: any, us: any, lake: any, status: any };

@@ -31,8 +31,8 @@ const MAX_KEYS: usize = 10_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    keys: Vec<Entry>,
+struct File<T> {
+    keys: Vec<T>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,41 +71,47 @@ impl ApiKeys {
         let text = match read_bounded(path, MAX_FILE_BYTES).map(String::from_utf8) {
             Ok(Ok(text)) => text,
             Ok(Err(_)) => {
-                problems.push(name, "", "not UTF-8", "");
+                problems.push(name, "", "is not UTF-8", "save it as UTF-8");
                 return Self::default();
             }
-            Err(error) => {
-                problems.push(name, "", format!("cannot be read: {error}"), "");
-                return Self::default();
-            }
-        };
-        let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-        let parsed: Result<File, String> = if is_json {
-            serde_json::from_str(&text).map_err(|error| error.to_string())
-        } else {
-            toml::from_str(&text).map_err(|error| error.to_string())
-        };
-        match parsed {
-            Ok(file) => Self::new(file, &name, problems),
             Err(error) => {
                 problems.push(
                     name,
                     "",
-                    error,
-                    "each of `[[keys]]` has id, sha256, tenant, kind, teams, expires",
+                    format!("cannot be read: {error}"),
+                    "mend `identity.api_keys`, or put the file there",
                 );
+                return Self::default();
+            }
+        };
+        let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let entries = if is_json { json_entries(&text) } else { toml_entries(&text) };
+        match entries {
+            Ok(entries) => Self::new(entries, &name, problems),
+            Err((place, message)) => {
+                problems.push(name, place, message, "write a list `keys` of tables, `[[keys]]` in TOML");
                 Self::default()
             }
         }
     }
 
-    fn new(file: File, name: &str, problems: &mut Problems) -> Self {
-        if file.keys.len() > MAX_KEYS {
-            problems.push(name, "keys", "more than 10000 keys", "");
+    /// Entries that do not parse come with what is wrong.
+    fn new(entries: Vec<Result<Entry, String>>, name: &str, problems: &mut Problems) -> Self {
+        if entries.len() > MAX_KEYS {
+            problems.push(name, "keys", "more than 10000 keys", "remove some");
         }
         let mut keys = HashMap::new();
-        for (index, entry) in file.keys.into_iter().enumerate().take(MAX_KEYS) {
+        for (index, entry) in entries.into_iter().enumerate().take(MAX_KEYS) {
             let place = format!("keys[{index}]");
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(message) => {
+                    let hint =
+                        "a key has `id`, `sha256`, `tenant`, `kind`, and may have `teams` and `expires`";
+                    problems.push(name, place, message, hint);
+                    continue;
+                }
+            };
             if !is_id(&entry.id) || entry.id == ANONYMOUS {
                 let hint = "use 1 to 64 letters, digits, `-` and `.`, but not `anonymous`";
                 problems.push(name, format!("{place}.id"), format!("`{}` is no id", entry.id), hint);
@@ -113,13 +119,13 @@ impl ApiKeys {
             }
             let Some(sha256) = parse_hex(&entry.sha256) else {
                 let hint = "`printf %s KEY | sha256sum` prints it";
-                problems.push(name, format!("{place}.sha256"), "not 64 hexadecimal digits", hint);
+                problems.push(name, format!("{place}.sha256"), "is not 64 hexadecimal digits", hint);
                 continue;
             };
             let id = entry.id.clone();
             let key = Key { sha256, principal: Arc::new(principal(entry)) };
             if keys.insert(id, key).is_some() {
-                problems.push(name, place, "this id stands twice", "");
+                problems.push(name, place, "has the id of an earlier key", "give each key its own id");
             }
         }
         Self(keys)
@@ -144,6 +150,39 @@ impl ApiKeys {
             _ => Ok(&key.principal),
         }
     }
+}
+
+/// The entries one by one, so that a mistake in one hides none in another; else the place and what is wrong.
+type Entries = Result<Vec<Result<Entry, String>>, (String, String)>;
+
+fn json_entries(text: &str) -> Entries {
+    let file: File<serde_json::Value> = serde_json::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+        (format!("line {}, column {}", error.line(), error.column()), message)
+    })?;
+    Ok(file
+        .keys
+        .into_iter()
+        .map(|entry| serde_json::from_value(entry).map_err(|error| error.to_string()))
+        .collect())
+}
+
+fn toml_entries(text: &str) -> Entries {
+    let file: File<toml::Value> = toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+        let place = format!("line {}, column {column}", before.matches('\n').count() + 1);
+        (place, error.message().to_owned())
+    })?;
+    Ok(file
+        .keys
+        .into_iter()
+        .map(|entry| {
+            // Its second line repeats the key.
+            entry.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+        })
+        .collect())
 }
 
 /// The id of a key of the right form.
@@ -246,7 +285,7 @@ mod tests {
 
     fn keys(text: &str) -> (ApiKeys, Problems) {
         let mut problems = Problems::new();
-        let keys = ApiKeys::new(toml::from_str(text).unwrap(), "keys.toml", &mut problems);
+        let keys = ApiKeys::new(toml_entries(text).unwrap(), "keys.toml", &mut problems);
         (keys, problems)
     }
 

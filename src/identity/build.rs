@@ -15,7 +15,7 @@ use super::keyring::{KeyRing, KeySource, Origin, RingParts};
 use super::settings::{
     IssuerSettings, MAX_CACHE_ENTRIES, MAX_CACHE_TTL, MAX_LEEWAY, MAX_LIST, MAX_STALE, Settings,
 };
-use super::{ANONYMOUS, CONFIG, read_bounded};
+use super::{ANONYMOUS, read_bounded};
 
 /// What all issuers share.
 pub(super) struct Shared {
@@ -25,14 +25,19 @@ pub(super) struct Shared {
 }
 
 /// The issuers, those with mistakes left out.
-pub(super) fn issuers(settings: &Settings, shared: &Shared, problems: &mut Problems) -> Vec<Issuer> {
+pub(super) fn issuers(
+    settings: &Settings,
+    file: &str,
+    shared: &Shared,
+    problems: &mut Problems,
+) -> Vec<Issuer> {
     if settings.issuers.len() > MAX_LIST {
-        problems.push(CONFIG, "identity.issuers", "more than 1000 issuers", "");
+        problems.push(file, "identity.issuers", "more than 1000 issuers", "remove some");
     }
     let mut names = HashSet::new();
     let mut issuers = Vec::new();
     for (place, issuer) in settings.issuers.iter().enumerate().take(MAX_LIST) {
-        let mut note = Note { place: format!("identity.issuers[{place}]"), problems };
+        let mut note = Note { file, place: format!("identity.issuers[{place}]"), problems };
         check_names(issuer, &mut note);
         check_bounds(issuer, &mut note);
         if !names.insert(issuer.issuer.as_str()) {
@@ -57,48 +62,54 @@ pub(super) fn issuers(settings: &Settings, shared: &Shared, problems: &mut Probl
 }
 
 /// Bounds of the cache.
-pub(super) fn check_cache(settings: &Settings, problems: &mut Problems) {
+pub(super) fn check_cache(settings: &Settings, file: &str, problems: &mut Problems) {
     if settings.cache.entries > MAX_CACHE_ENTRIES {
-        problems.push(CONFIG, "identity.cache.entries", "more than 100000", "");
+        problems.push(file, "identity.cache.entries", "is more than 100000", "use 0 to 100000");
     }
     if settings.cache.ttl > MAX_CACHE_TTL {
-        problems.push(CONFIG, "identity.cache.ttl", "longer than 5m", "");
+        problems.push(file, "identity.cache.ttl", "is longer than 5m", "use at most `5m`");
     }
 }
 
 /// No two proofs of identity may lead to the same workload by chance.
-pub(super) fn check_workload_names(settings: &Settings, api_keys: &ApiKeys, problems: &mut Problems) {
+pub(super) fn check_workload_names(
+    settings: &Settings,
+    file: &str,
+    api_keys: &ApiKeys,
+    problems: &mut Problems,
+) {
     let mut claimed: HashMap<&str, usize> = HashMap::new();
     for (index, issuer) in settings.issuers.iter().enumerate() {
         let place = format!("identity.issuers[{index}].workload_clients");
         for client in issuer.workload_clients.iter().flatten() {
             if client.is_empty() || client == ANONYMOUS || client.starts_with("spiffe:") {
-                problems.push(CONFIG, &place, format!("`{client}` is no client id"), "");
+                problems.push(
+                    file,
+                    &place,
+                    format!("`{client}` is no client id"),
+                    "write the `client_id` of its tokens",
+                );
             }
             if api_keys.names_workload(client) {
-                problems.push(
-                    CONFIG,
-                    &place,
-                    format!("`{client}` is also the id of an API key"),
-                    "rename one",
-                );
+                problems.push(file, &place, format!("`{client}` is also the id of an API key"), "rename one");
             }
             if claimed.insert(client, index).is_some_and(|other| other != index) {
                 let message = format!("`{client}` is also a client of another issuer");
-                problems.push(CONFIG, &place, message, "one workload has one issuer");
+                problems.push(file, &place, message, "one workload has one issuer");
             }
         }
     }
 }
 
 struct Note<'a> {
+    file: &'a str,
     place: String,
     problems: &'a mut Problems,
 }
 
 impl Note<'_> {
     fn push(&mut self, member: &str, message: &str, hint: &str) {
-        self.problems.push(CONFIG, format!("{}.{member}", self.place), message, hint);
+        self.problems.push(self.file, format!("{}.{member}", self.place), message, hint);
     }
 }
 
@@ -107,24 +118,26 @@ fn check_names(issuer: &IssuerSettings, note: &mut Note<'_>) {
     if !fine(&issuer.issuer) || issuer.issuer.contains('|') || issuer.issuer == "apikey" {
         note.push(
             "issuer",
-            "not a usable issuer",
+            "is not a usable issuer",
             "write the exact `iss` of its tokens; `|` is not possible",
         );
     }
     if issuer.audiences.is_empty() || !issuer.audiences.iter().all(|audience| fine(audience)) {
-        note.push("audiences", "no audience, or an empty one", "name at least one value of `aud`");
+        note.push("audiences", "names no audience, or an empty one", "name at least one value of `aud`");
     }
     if issuer.algorithms.is_empty() {
-        note.push("algorithms", "no algorithm", "name at least one, for example `ES256`");
+        note.push("algorithms", "names no algorithm", "name at least one, for example `ES256`");
     }
-    if issuer.tenant.is_some() == issuer.tenant_claim.is_some() {
-        note.push("tenant", "name exactly one of `tenant` and `tenant_claim`", "");
+    match (&issuer.tenant, &issuer.tenant_claim) {
+        (None, None) => note.push("tenant", "is missing", "set `tenant` or `tenant_claim`"),
+        (Some(_), Some(_)) => note.push("tenant", "stands beside `tenant_claim`", "remove one of the two"),
+        _ => {}
     }
     if issuer.tenant_claim.as_ref().is_some_and(String::is_empty) {
-        note.push("tenant_claim", "empty", "");
+        note.push("tenant_claim", "is empty", "name the claim, or set `tenant`");
     }
     if issuer.teams_claim.is_empty() {
-        note.push("teams_claim", "empty", "leave it out for `groups`");
+        note.push("teams_claim", "is empty", "leave it out for `groups`");
     }
     if issuer.token_types.as_ref().is_some_and(Vec::is_empty) {
         note.push("token_types", "an empty list accepts nothing", "leave it out for the default");
@@ -133,13 +146,13 @@ fn check_names(issuer: &IssuerSettings, note: &mut Note<'_>) {
 
 fn check_bounds(issuer: &IssuerSettings, note: &mut Note<'_>) {
     if issuer.leeway > MAX_LEEWAY {
-        note.push("leeway", "longer than 5m", "");
+        note.push("leeway", "is longer than 5m", "use at most `5m`");
     }
     if issuer.max_stale > MAX_STALE {
-        note.push("max_stale", "longer than 1d", "");
+        note.push("max_stale", "is longer than 1d", "use at most `1d`");
     }
     if issuer.jwks_ca.is_some() && issuer.jwks_url.is_none() {
-        note.push("jwks_ca", "of no use without `jwks_url`", "");
+        note.push("jwks_ca", "has no effect without `jwks_url`", "remove it");
     }
 }
 
@@ -152,13 +165,17 @@ fn origin(issuer: &IssuerSettings, note: &mut Note<'_>) -> Option<Origin> {
         (None, Some(_)) => {
             note.push(
                 "jwks_url",
-                "not a usable URL",
-                "`https`, or `http` to a loopback address; no user name",
+                "is not a usable URL",
+                "use `https`, or `http` to a loopback address, without a user name",
             );
             None
         }
-        _ => {
-            note.push("jwks_url", "name exactly one of `jwks_file` and `jwks_url`", "");
+        (Some(_), Some(_)) => {
+            note.push("jwks_url", "stands beside `jwks_file`", "remove one of the two");
+            None
+        }
+        (None, None) => {
+            note.push("jwks_url", "is missing", "set `jwks_url` or `jwks_file`");
             None
         }
     }
@@ -179,10 +196,20 @@ fn read_file(issuer: &IssuerSettings, keys: &KeyRing, now: Timestamp, problems: 
     let Some(path) = &issuer.jwks_file else { return };
     let name = path.display().to_string();
     match read_bounded(path, u64::try_from(MAX_SET_BYTES).unwrap_or(u64::MAX)) {
-        Err(error) => problems.push(name, "", format!("cannot be read: {error}"), ""),
+        Err(error) => problems.push(
+            name,
+            "",
+            format!("cannot be read: {error}"),
+            "mend `jwks_file`, or put the key set there",
+        ),
         Ok(bytes) => {
             if let Err(error) = keys.install(&bytes, now) {
-                problems.push(name, "", error, "expected is a JSON Web Key set with public signature keys");
+                problems.push(
+                    name,
+                    "",
+                    error,
+                    "put a JSON Web Key Set (RFC 7517) of public signature keys there",
+                );
             }
         }
     }

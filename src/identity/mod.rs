@@ -48,9 +48,6 @@ pub use settings::{
 
 /// The id and the tenant of callers on routes that ask for no identity.
 const ANONYMOUS: &str = "anonymous";
-/// How problems of settings name their file; whoever read the settings knows the path.
-const CONFIG: &str = "configuration";
-
 /// Everything that is needed to tell who asks.
 pub struct Identity {
     issuers: Vec<Issuer>,
@@ -63,26 +60,27 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Checks the settings and reads the files they name. Key sets at URLs are not fetched yet: see [`Self::start`].
+    /// Checks the settings, which stand in `file`, and reads the files they name. Key sets at URLs are not fetched yet: see [`Self::start`].
     ///
     /// # Errors
     /// All mistakes of the settings and of the files.
     pub fn new(
         settings: &Settings,
+        file: &str,
         source: Arc<dyn KeySource>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
         let mut problems = Problems::new();
         let cache = Arc::new(TokenCache::new(&settings.cache));
-        build::check_cache(settings, &mut problems);
+        build::check_cache(settings, file, &mut problems);
         let shared = build::Shared { source, clock: Arc::clone(&clock), cache: Arc::clone(&cache) };
-        let issuers = build::issuers(settings, &shared, &mut problems);
-        let trust_domains = TrustDomains::new(&settings.mtls, &mut problems);
+        let issuers = build::issuers(settings, file, &shared, &mut problems);
+        let trust_domains = TrustDomains::new(&settings.mtls, file, &mut problems);
         let api_keys = settings
             .api_keys
             .as_deref()
             .map_or_else(ApiKeys::default, |path| ApiKeys::read(path, &mut problems));
-        build::check_workload_names(settings, &api_keys, &mut problems);
+        build::check_workload_names(settings, file, &api_keys, &mut problems);
         let tenant: Option<TenantName> = ANONYMOUS.parse().ok();
         let Some(tenant) = tenant.filter(|_| problems.is_empty()) else { return Err(problems) };
         let by_name = issuers.iter().map(|issuer| (issuer.settings.issuer.clone(), issuer.index)).collect();

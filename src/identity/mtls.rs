@@ -11,8 +11,8 @@ use crate::message::ClientCertificate;
 use crate::model::{ClusterName, Problems, TeamName, TenantName};
 
 use super::error::{IdentityError, Why};
+use super::hex;
 use super::settings::{MAX_LIST, MtlsSettings, WorkloadSettings};
-use super::{CONFIG, hex};
 
 /// The longest SPIFFE ID, in bytes (SPIFFE-ID 2.3).
 const MAX_ID_BYTES: usize = 2_048;
@@ -109,38 +109,33 @@ pub(super) struct Workload<'a> {
 pub(super) struct TrustDomains(HashMap<String, TrustDomain>);
 
 impl TrustDomains {
-    pub(super) fn new(settings: &MtlsSettings, problems: &mut Problems) -> Self {
+    pub(super) fn new(settings: &MtlsSettings, file: &str, problems: &mut Problems) -> Self {
         let mut domains = HashMap::new();
         if settings.trust_domains.len() > MAX_LIST {
-            problems.push(CONFIG, "identity.mtls.trust_domains", "more than 1000 trust domains", "");
+            problems.push(file, "identity.mtls.trust_domains", "more than 1000 trust domains", "remove some");
         }
         for (index, domain) in settings.trust_domains.iter().enumerate().take(MAX_LIST) {
             let place = format!("identity.mtls.trust_domains[{index}]");
             if !is_trust_domain(&domain.name) {
                 let message = format!("`{}` is not the name of a SPIFFE trust domain", domain.name);
                 let hint = "use lower-case letters, digits and `. - _`, without `spiffe://`";
-                problems.push(CONFIG, format!("{place}.name"), message, hint);
+                problems.push(file, format!("{place}.name"), message, hint);
                 continue;
             }
             if domain.workloads.len() > MAX_LIST {
-                problems.push(
-                    CONFIG,
-                    format!("{place}.workloads"),
-                    "more than 1000 workloads",
-                    "use a prefix",
-                );
+                problems.push(file, format!("{place}.workloads"), "more than 1000 workloads", "use a prefix");
             }
             let mut known =
                 TrustDomain { tenant: domain.tenant.clone(), exact: HashMap::new(), prefixes: Vec::new() };
             for (index, workload) in domain.workloads.iter().enumerate().take(MAX_LIST) {
                 let place = format!("{place}.workloads[{index}]");
-                if let Err(message) = add(&mut known, workload, &domain.name) {
-                    problems.push(CONFIG, place, message, "");
+                if let Err((message, hint)) = add(&mut known, workload, &domain.name) {
+                    problems.push(file, place, message, hint);
                 }
             }
             known.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
             if domains.insert(domain.name.clone(), known).is_some() {
-                problems.push(CONFIG, place, "this trust domain stands twice", "merge the two entries");
+                problems.push(file, place, "this trust domain stands twice", "merge the two entries");
             }
         }
         Self(domains)
@@ -198,18 +193,22 @@ pub(super) fn check_validity(certificate: &ClientCertificate, now: Timestamp) ->
     Ok(())
 }
 
-fn add(domain: &mut TrustDomain, workload: &WorkloadSettings, name: &str) -> Result<(), String> {
+fn add(domain: &mut TrustDomain, workload: &WorkloadSettings, name: &str) -> Result<(), (String, String)> {
     let (text, exact) = match (&workload.id, &workload.prefix) {
         (Some(id), None) => (id, true),
         (None, Some(prefix)) => (prefix, false),
-        _ => return Err("name exactly one of `id` and `prefix`".to_owned()),
+        (None, None) => return Err(("names no workload".to_owned(), "set `id` or `prefix`".to_owned())),
+        (Some(_), Some(_)) => {
+            return Err(("has both `id` and `prefix`".to_owned(), "remove one of the two".to_owned()));
+        }
     };
     let bare = if exact { text.as_str() } else { text.strip_suffix('/').unwrap_or(text) };
     let Some(id) = SpiffeId::parse(bare) else {
-        return Err(format!("`{text}` is not a SPIFFE ID: write `spiffe://{name}/path`"));
+        return Err((format!("`{text}` is no SPIFFE ID"), format!("write `spiffe://{name}/path`")));
     };
     if id.trust_domain != name {
-        return Err(format!("`{text}` is not in the trust domain `{name}`"));
+        let message = format!("`{text}` is not in the trust domain `{name}`");
+        return Err((message, format!("write `spiffe://{name}/path`, or move it to its own trust domain")));
     }
     let mut teams = workload.teams.clone();
     teams.sort();
@@ -222,7 +221,7 @@ fn add(domain: &mut TrustDomain, workload: &WorkloadSettings, name: &str) -> Res
         domain.prefixes.push((bare.to_owned(), facts));
         double
     };
-    if double { Err(format!("`{text}` stands twice")) } else { Ok(()) }
+    if double { Err((format!("`{text}` stands twice"), "remove one".to_owned())) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -304,7 +303,7 @@ mod tests {
             }],
         };
         let mut problems = Problems::new();
-        let domains = TrustDomains::new(&settings, &mut problems);
+        let domains = TrustDomains::new(&settings, "t.toml", &mut problems);
         assert!(problems.is_empty(), "{problems}");
         let cluster = |id| domains.cluster(id).map(ClusterName::as_str);
         assert_eq!(cluster("spiffe://td/ns/a/one"), Some("one"));

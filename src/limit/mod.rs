@@ -27,12 +27,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits of each route; a route that is not named is not limited.
+    /// The limits of each route, as they stand in `file`; a route that is not named is not limited.
     ///
     /// # Errors
-    /// All mistakes of the settings; their place is `limits` of the route.
+    /// All mistakes of the settings.
     pub fn new<'a>(
         routes: impl IntoIterator<Item = (&'a RouteName, &'a Settings)>,
+        file: &str,
     ) -> Result<Self, Problems> {
         let mut problems = Problems::new();
         let mut tables = HashMap::new();
@@ -41,8 +42,10 @@ impl Limits {
                 Ok(rules) => {
                     tables.insert(name.clone(), Table::new(rules));
                 }
-                Err(message) => {
-                    problems.push("configuration", format!("limits of route `{name}`"), message, "");
+                Err(wrong) => {
+                    for (member, message, hint) in wrong {
+                        problems.push(file, format!("limits.{name}.{member}"), message, hint);
+                    }
                 }
             }
         }
@@ -174,7 +177,7 @@ mod tests {
             burst: burst.and_then(NonZeroU32::new),
             concurrency: concurrency.and_then(NonZeroU32::new),
         };
-        (Limits::new([(&route, &settings)]).unwrap(), route)
+        (Limits::new([(&route, &settings)], "t.toml").unwrap(), route)
     }
 
     #[test]
@@ -234,7 +237,7 @@ mod tests {
     #[test]
     fn settings_without_sense_are_problems() {
         let route: RouteName = "chat".parse().unwrap();
-        let with = |text: &str| Limits::new([(&route, &toml::from_str::<Settings>(text).unwrap())]);
+        let with = |text: &str| Limits::new([(&route, &toml::from_str::<Settings>(text).unwrap())], "t.toml");
         for wrong in ["burst = 5", "rate = 1\nper = '0s'", "rate = 1\nper = '2d'", "per = '5s'\nburst = 1"] {
             assert!(with(wrong).is_err(), "{wrong}");
         }

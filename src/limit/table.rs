@@ -45,21 +45,39 @@ pub(super) struct Rules {
     pub(super) concurrency: Option<u32>,
 }
 
+/// A key, what is wrong with it, and the mend.
+pub(super) type Mistake = (&'static str, &'static str, &'static str);
+
 impl Rules {
-    pub(super) fn new(settings: &Settings) -> Result<Self, &'static str> {
+    /// # Errors
+    /// Each mistake: its key, what is wrong, and the mend.
+    pub(super) fn new(settings: &Settings) -> Result<Self, Vec<Mistake>> {
         let per = settings.per.get();
+        let mut wrong = Vec::new();
         if !(Duration::from_secs(1)..=MAX_PER).contains(&per) {
-            return Err("`per` is not from 1s to 1d");
+            wrong.push(("per", "is out of range", "use `1s` to `1d`"));
         }
         let quota = match (settings.rate, settings.burst) {
             (None, None) => None,
-            (None, Some(_)) => return Err("`burst` is of no use without `rate`"),
+            (None, Some(_)) => {
+                wrong.push(("burst", "has no effect without `rate`", "set `rate`, or remove it"));
+                None
+            }
             (Some(rate), burst) => {
                 let one = per.checked_div(rate.get()).and_then(Quota::with_period);
-                let quota = one.ok_or("`rate` is more than one request in a nanosecond")?;
-                Some(quota.allow_burst(burst.unwrap_or(rate)))
+                if one.is_none() && wrong.is_empty() {
+                    wrong.push((
+                        "rate",
+                        "is more than one request in a nanosecond",
+                        "use less, or remove it",
+                    ));
+                }
+                one.map(|one| one.allow_burst(burst.unwrap_or(rate)))
             }
         };
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
         Ok(Self { quota, concurrency: settings.concurrency.map(NonZeroU32::get) })
     }
 

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ByteSize, Duration, Problems};
-use crate::net::{ClientAuth, ServerTls, ServerTlsFiles};
+use crate::net::{ClientAuth, ServerTlsFiles};
 
 /// The smallest head bound that the HTTP library can work with.
 const MIN_HEADER_BYTES: u64 = 1024;
@@ -146,23 +146,22 @@ impl Settings {
         let mut problems = Problems::new();
         match &self.tls {
             Some(tls) => {
-                if let Err(error) = ServerTls::load(&tls.files()) {
-                    let hint = "see `tidegate certs init` for a working set";
-                    problems.push(file, format!("{place}.tls"), error.describe(), hint);
+                for (setting, error) in tls.files().problems() {
+                    problems.push(file, format!("{place}.tls.{setting}"), error.describe(), error.hint());
                 }
             }
             None if !is_loopback(self.address.ip()) => problems.push(
                 file,
                 format!("{place}.tls"),
-                format_args!("`{}` is no loopback address, so tls is wanted", self.address),
-                "add certificate and key, or listen on 127.0.0.1",
+                format_args!("is missing: `{}` is no loopback address", self.address),
+                "add certificate and key, or listen on `127.0.0.1`",
             ),
             None => {}
         }
         let mut bound = |name: &str, value: u64, min: u64, max: u64| {
             if value < min || value > max {
-                let message = format_args!("{value} is not between {min} and {max}").to_string();
-                problems.push(file, format!("{place}.{name}"), message, "");
+                let hint = format!("use {min} to {max}");
+                problems.push(file, format!("{place}.{name}"), format_args!("{value} is out of range"), hint);
             }
         };
         let (limits, http2) = (&self.limits, &self.http2);

@@ -64,12 +64,24 @@ pub struct SecretFileError {
     kind: SecretFileErrorKind,
 }
 
+impl SecretFileError {
+    /// What to do about it.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self.kind {
+            SecretFileErrorKind::Read(_) => "mend the path, or put the file there with mode 0600",
+            SecretFileErrorKind::Open(_) => "run `chmod 600` on it",
+            SecretFileErrorKind::Size(_) => "put one secret of 1 to 65536 bytes into it",
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum SecretFileErrorKind {
     #[error("cannot be read: {0}")]
     Read(io::Error),
-    #[error("has mode {0:04o}: others can read it; run `chmod 600` on it")]
+    #[error("has mode {0:04o}: others can read it")]
     Open(u32),
-    #[error("has {0} bytes: expected 1 to 65536")]
+    #[error("has {0} bytes")]
     Size(u64),
 }

@@ -102,6 +102,22 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Certificat
         .map_err(|source| CertificateError::Pem { path: path.to_owned(), source })
 }
 
+impl CertificateError {
+    /// What to do about it.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "mend the path, or put the file there; `tidegate certs init` makes a set",
+            Self::Key(error) => error.hint(),
+            Self::TooLarge(_) => "name a file with only the certificates that are needed",
+            Self::Pem { .. } | Self::Empty(_) => {
+                "name a PEM file: `-----BEGIN ...-----` lines and base64 between"
+            }
+            Self::Malformed | Self::TooManyNames => "issue it anew",
+        }
+    }
+}
+
 /// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {

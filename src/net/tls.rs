@@ -42,6 +42,28 @@ pub struct ServerTlsFiles {
     pub client_ca: Option<PathBuf>,
 }
 
+impl ServerTlsFiles {
+    /// Everything that keeps these files from being used, each with the setting that it belongs to.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, TlsError)> {
+        let mut wrong = Vec::new();
+        let mut note = |setting, error: Option<TlsError>| wrong.extend(error.map(|error| (setting, error)));
+        note("certificate", read_chain(&self.certificate).err().map(TlsError::from));
+        note("key", read_key(&self.key).err().map(TlsError::from));
+        match (self.client_auth, &self.client_ca) {
+            (ClientAuth::Off, None) => {}
+            (ClientAuth::Off, Some(_)) => note("client_ca", Some(TlsError::UnusedClientCa)),
+            (_, None) => note("client_ca", Some(TlsError::NoClientCa)),
+            (_, Some(path)) => note("client_ca", roots(path).err()),
+        }
+        if wrong.is_empty() {
+            // Each file is sound; whether they fit together shows only now.
+            wrong.extend(server_config(self).err().map(|error| ("key", error)));
+        }
+        wrong
+    }
+}
+
 /// A server's TLS configuration, replaceable while it serves. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ServerTls(Arc<ArcSwap<ServerConfig>>);
@@ -129,7 +151,7 @@ pub enum TlsError {
     #[error(transparent)]
     File(#[from] CertificateError),
     /// Key and certificate do not fit, or rustls cannot use them.
-    #[error("certificate `{}` cannot be used with its key", path.display())]
+    #[error("does not belong to certificate `{}`, or cannot be used with it", path.display())]
     Identity {
         /// The certificate file.
         path: PathBuf,
@@ -147,10 +169,10 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// Client certificates are wanted but nobody is trusted to issue them.
-    #[error("client certificates are asked for but `client_ca` is missing")]
+    #[error("is missing, though client certificates are asked for")]
     NoClientCa,
     /// An authorities file without a meaning.
-    #[error("`client_ca` is given but `client_auth` is off")]
+    #[error("has no effect: `client_auth` is `off`")]
     UnusedClientCa,
     /// The client certificate verifier cannot be built.
     #[error("client authorities of `{}` cannot be used", path.display())]
@@ -167,6 +189,21 @@ pub enum TlsError {
 }
 
 impl TlsError {
+    /// What to do about it.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::Identity { .. } => "name the key that the certificate was issued for",
+            Self::Root { .. } | Self::Verifier { .. } => "name a PEM file of certificate authorities",
+            Self::NoClientCa => {
+                "name a PEM file of the authorities of clients, or set `client_auth = \"off\"`"
+            }
+            Self::UnusedClientCa => "set `client_auth` to `optional` or `required`, or remove it",
+            Self::Provider(_) => "this is a fault of the build: report it",
+        }
+    }
+
     /// The error with its causes, in one line, for a person.
     #[must_use]
     pub fn describe(&self) -> String {

@@ -68,6 +68,25 @@ pub fn content_hash(dir: &Path) -> String {
     if problems.is_empty() { hash } else { format!("{hash} {problems}") }
 }
 
+/// The entities of a directory whose policies may be wrong.
+#[derive(Debug)]
+pub struct Entities(Master);
+
+impl Entities {
+    /// As [`Bundle::has_entity`].
+    #[must_use]
+    pub fn has_entity(&self, kind: &str, id: &str) -> bool {
+        has(&self.0, kind, id)
+    }
+}
+
+fn has(master: &Master, kind: &str, id: &str) -> bool {
+    type_name(kind).is_some_and(|kind| {
+        let id = cedar_policy::EntityId::new(id);
+        master.contains(&cedar_policy::EntityUid::from_type_name_and_id(kind, id))
+    })
+}
+
 impl fmt::Debug for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bundle").field("hash", &self.hash).field("policies", &self.infos.len()).finish()
@@ -95,6 +114,25 @@ impl Bundle {
         let mut problems = Problems::new();
         let source = Source::from_files(origin, files, &mut problems);
         Self::assemble(source, problems)
+    }
+
+    /// Loads for a check: beside the bundle, what is known of the entities even if policies are wrong. Problems of
+    /// all files go to `problems`.
+    pub fn examine(dir: &Path, problems: &mut Problems) -> (Option<Self>, Option<Entities>) {
+        let mut found = Problems::new();
+        let source = Source::read(dir, &mut found);
+        let entities = Self::entities(&source);
+        let bundle = Self::assemble(source, found).map_err(|found| problems.append(found)).ok();
+        (bundle, entities)
+    }
+
+    /// The entities, if nothing is wrong with them and the schema.
+    fn entities(source: &Source) -> Option<Entities> {
+        let mut problems = Problems::new();
+        let names = Names::new()?;
+        let schema = schema::load(source, &names, &mut problems)?;
+        let master = Master::load(source, &schema, &names, &mut problems)?;
+        problems.is_empty().then_some(Entities(master))
     }
 
     fn assemble(source: Source, mut problems: Problems) -> Result<Self, Problems> {
@@ -145,10 +183,7 @@ impl Bundle {
     /// Whether `entities.json` has the entity: `has_entity("Cluster", "eu")`.
     #[must_use]
     pub fn has_entity(&self, kind: &str, id: &str) -> bool {
-        type_name(kind).is_some_and(|kind| {
-            let id = cedar_policy::EntityId::new(id);
-            self.master.contains(&cedar_policy::EntityUid::from_type_name_and_id(kind, id))
-        })
+        has(&self.master, kind, id)
     }
 
     /// All policies, in order of file and line.

@@ -81,7 +81,12 @@ pub(super) fn load(
         }
         checked.infos.insert(id.clone(), Arc::new(info(&parsed)));
         if let Err(error) = checked.policies.add(parsed.policy.clone()) {
-            problems.push(source.path(parsed.file), parsed.place(), describe(&error), "");
+            problems.push(
+                source.path(parsed.file),
+                parsed.place(),
+                describe(&error),
+                "give each policy its own `@id`",
+            );
         }
         by_id.insert(id, parsed);
     }
@@ -103,7 +108,12 @@ fn parse<'a>(
         Err(errors) => {
             let errors: cedar_policy::ParseErrors = errors;
             for error in errors.iter() {
-                problems.push(source.path(file), place_of(text, error), error, help_of(error));
+                problems.push(
+                    source.path(file),
+                    place_of(text, error),
+                    error,
+                    help_of(error, "mend the syntax: https://docs.cedarpolicy.com"),
+                );
             }
             return;
         }
@@ -198,8 +208,18 @@ fn validate(
     let mut note = |id: &PolicyId, error: &dyn miette::Diagnostic| {
         let Some(parsed) = by_id.get(id) else { return };
         let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
-        let key = (parsed.file, offset.unwrap_or(parsed.start), error.to_string());
-        found.push((key, place(parsed.text, offset.unwrap_or(parsed.start)), help_of(error)));
+        let text = error.to_string();
+        // The place says which policy it is.
+        let message = text
+            .split_once("`, ")
+            .filter(|(start, _)| start.starts_with("for policy `"))
+            .map_or(text.as_str(), |(_, rest)| rest);
+        let key = (parsed.file, offset.unwrap_or(parsed.start), message.to_owned());
+        found.push((
+            key,
+            place(parsed.text, offset.unwrap_or(parsed.start)),
+            help_of(error, "correct it, or remove it if it can never apply"),
+        ));
     };
     result.validation_errors().for_each(|error| note(error.policy_id(), error));
     // A policy that can never apply, or a text that looks like another, is a mistake too.

@@ -218,7 +218,16 @@ fn parse(item: &RawValue, shape: &Shape, start: usize, schema: &Schema) -> Resul
             let parents = shape.parents.iter().filter_map(Uid::parse).collect();
             Ok(Parsed { entity, parents, start })
         }
-        Err(error) => Err((format!("`{type}::\"{id}\"`: {}", describe(&error)), "")),
+        Err(error) => {
+            let text = describe(&error);
+            let text = ["error during entity deserialization: ", "entity does not conform to the schema: "]
+                .iter()
+                .find_map(|start| text.strip_prefix(start))
+                .unwrap_or(&text);
+            // The parser counts from the start of the entity, whose place is given already.
+            let text = text.split(" at line ").next().unwrap_or(text);
+            Err((format!("`{type}::\"{id}\"`: {text}"), "write it as `tidegate.cedarschema` says"))
+        }
     }
 }
 

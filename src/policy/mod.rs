@@ -22,7 +22,7 @@ mod request;
 mod schema;
 mod source;
 
-pub use bundle::{Bundle, Effect, PolicyInfo, content_hash};
+pub use bundle::{Bundle, Effect, Entities, PolicyInfo, content_hash};
 pub use permit::{Denial, DenialReason, Evaluation, Permit};
 pub use record::RequestRecord;
 pub use request::AuthzRequest;

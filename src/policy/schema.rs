@@ -23,13 +23,23 @@ pub(super) fn load(source: &Source, names: &Names, problems: &mut Problems) -> O
     match Schema::from_cedarschema_str(text) {
         Ok((schema, warnings)) => {
             for warning in warnings {
-                problems.push(&file, place_of(text, &warning), &warning, help_of(&warning));
+                problems.push(
+                    &file,
+                    place_of(text, &warning),
+                    &warning,
+                    help_of(&warning, "compare it with the shipped schema"),
+                );
             }
             check_groups(&schema, names, &file, problems);
             Some(schema)
         }
         Err(error) => {
-            problems.push(&file, place_of(text, &error), describe(&error), help_of(&error));
+            problems.push(
+                &file,
+                place_of(text, &error),
+                describe(&error),
+                help_of(&error, "compare it with the shipped schema"),
+            );
             None
         }
     }
@@ -56,7 +66,12 @@ fn check_groups(schema: &Schema, names: &Names, file: &str, problems: &mut Probl
     let actions = match schema.action_entities() {
         Ok(actions) => actions,
         Err(error) => {
-            problems.push(file, "", format!("the actions do not fit together: {}", describe(&error)), "");
+            problems.push(
+                file,
+                "",
+                format!("the actions do not fit together: {}", describe(&error)),
+                "compare them with the shipped schema",
+            );
             return;
         }
     };

@@ -42,7 +42,12 @@ impl Source {
                 names
             }
             Err(error) => {
-                problems.push(&source.dir, "", format!("cannot list the directory: {error}"), "");
+                problems.push(
+                    &source.dir,
+                    "",
+                    format!("cannot list the directory: {error}"),
+                    "mend `policy.directory`, or put the shipped policies there",
+                );
                 return source;
             }
         };
@@ -210,9 +215,13 @@ pub(super) fn place_of(text: &str, error: &dyn miette::Diagnostic) -> String {
     error.labels().and_then(|mut labels| labels.next()).map_or_else(String::new, |l| place(text, l.offset()))
 }
 
-/// What a Cedar error advises, as a hint.
-pub(super) fn help_of(error: &dyn miette::Diagnostic) -> String {
-    error.help().map_or_else(String::new, |help| help.to_string())
+/// What a Cedar error advises, or what it says of the place, as a hint; else `usual`.
+pub(super) fn help_of(error: &dyn miette::Diagnostic, usual: &str) -> String {
+    let label = || {
+        let label = error.labels()?.next()?.label()?.to_owned();
+        (!label.is_empty()).then_some(label)
+    };
+    error.help().map(|help| help.to_string()).or_else(label).unwrap_or_else(|| usual.to_owned())
 }
 
 #[cfg(test)]

@@ -173,24 +173,40 @@ impl RouteSettings {
         .into_iter()
         .flatten()
         .collect();
+        if kinds.is_empty() {
+            let hint = "set one of `infer`, `embed`, `store` and `service`";
+            problems.push(file, place, "leads nowhere", hint);
+        }
         let Ok([kind]) = <[RouteKind; 1]>::try_from(kinds) else {
-            let message = "not exactly one of `infer`, `embed`, `store` and `service`";
-            problems.push(file, place, message, "say where the route leads, once");
+            let named = [
+                self.infer.as_ref().map(|_| "`infer`"),
+                self.embed.as_ref().map(|_| "`embed`"),
+                self.store.as_ref().map(|_| "`store`"),
+                self.service.as_ref().map(|_| "`service`"),
+            ];
+            let named: Vec<&str> = named.into_iter().flatten().collect();
+            if !named.is_empty() {
+                let message = format!("leads to more than one: {}", named.join(", "));
+                problems.push(file, place, message, "keep one, and write a route for each other");
+            }
             return None;
         };
-        if let RouteKind::Inference { clusters, .. } = &kind {
+        if let RouteKind::Inference { action, clusters } = &kind {
             let mut unique = clusters.clone();
             unique.sort();
             unique.dedup();
-            if clusters.is_empty() || clusters.len() > MAX_CLUSTERS || unique.len() != clusters.len() {
-                let hint = format!("name 1 to {MAX_CLUSTERS} different clusters, best first");
-                problems.push(
-                    file,
-                    format!("{place}.clusters"),
-                    "the list of clusters is empty, too long or has doubles",
-                    hint,
-                );
-            }
+            let message = if clusters.is_empty() {
+                "names no cluster".to_owned()
+            } else if clusters.len() > MAX_CLUSTERS {
+                format!("names {} clusters", clusters.len())
+            } else if unique.len() != clusters.len() {
+                "names a cluster twice".to_owned()
+            } else {
+                return Some(kind);
+            };
+            let key = if *action == Action::Embed { "embed" } else { "infer" };
+            let hint = format!("name 1 to {MAX_CLUSTERS} different clusters, best first");
+            problems.push(file, format!("{place}.{key}.clusters"), message, hint);
         }
         Some(kind)
     }

@@ -130,28 +130,37 @@ impl Table {
         }
     }
 
-    /// Builds the table of checked routes.
+    /// Builds the table of checked routes, which stand in `file` one after the other.
+    ///
+    /// # Errors
+    /// As [`Table::build_at`].
+    pub fn build(file: &str, routes: Vec<Route>) -> Result<Self, Problems> {
+        let places = routes.into_iter().enumerate().map(|(index, route)| (format!("routes[{index}]"), route));
+        Self::build_at(file, places)
+    }
+
+    /// Builds the table of checked routes, each with its place in `file`.
     ///
     /// # Errors
     /// Two routes have one name, or serve one method of one host and path.
-    pub fn build(file: &str, routes: Vec<Route>) -> Result<Self, Problems> {
+    pub fn build_at(file: &str, routes: impl IntoIterator<Item = (String, Route)>) -> Result<Self, Problems> {
         let mut problems = Problems::new();
         let mut table = Self::default();
-        for route in routes {
+        for (at, route) in routes {
             let route = Arc::new(route);
             if table.routes.iter().any(|other| other.name == route.name) {
-                let message = format!("two routes are named `{}`", route.name);
-                problems.push(file, "routes", message, "rename one");
+                let message = format!("an earlier route is named `{}` too", route.name);
+                problems.push(file, format!("{at}.name"), message, "rename one");
             }
             for host in &route.hosts {
                 let place = table.place(host, &route.path);
                 for other in place.iter() {
                     if let Some(method) = route.methods.iter().find(|method| other.methods.contains(method)) {
-                        let (a, b, path) = (&other.name, &route.name, &route.path);
+                        let (other, path) = (&other.name, &route.path);
                         let message = format!(
-                            "routes `{a}` and `{b}` both serve {method} of host `{host}`, path `{path}`"
+                            "route `{other}` serves {method} of host `{host}`, path `{path}` already"
                         );
-                        problems.push(file, "routes", message, "change the host, path or methods of one");
+                        problems.push(file, &at, message, "change the hosts, path or methods of one");
                     }
                 }
                 place.push(Arc::clone(&route));

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 
-use crate::model::Duration;
+use crate::model::{Duration, Problems};
+use crate::net::{Alpn, ClientTls};
 
 /// Where traces and metrics go, and how the operator's log looks.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -36,6 +38,48 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             log_filter: "info".into(),
         }
+    }
+}
+
+impl Settings {
+    /// Everything that is wrong with these settings; `place` is where they stand in `file`.
+    #[must_use]
+    pub fn check(&self, file: &str, place: &str) -> Problems {
+        let mut problems = Problems::new();
+        let mut note = |key: &str, message: String, hint: &str| {
+            problems.push(file, format!("{place}.{key}"), message, hint);
+        };
+        if let Some(url) = &self.otlp_endpoint {
+            let scheme = url.parse::<http::Uri>().ok().and_then(|url| url.scheme_str().map(str::to_owned));
+            match (scheme.as_deref(), &self.otlp_ca) {
+                (Some("http"), _) | (Some("https"), Some(_)) => {}
+                (Some("https"), None) => note(
+                    "otlp_ca",
+                    "is missing: an `https` collector needs the authorities that are trusted for it"
+                        .to_owned(),
+                    "name a PEM file; system roots are not used",
+                ),
+                _ => note(
+                    "otlp_endpoint",
+                    format!("`{url}` is no URL of a collector"),
+                    "write for example `http://127.0.0.1:4318`",
+                ),
+            }
+        }
+        if let Some(Err(error)) = self.otlp_ca.as_deref().map(|ca| ClientTls::load(ca, None, Alpn::Http1)) {
+            note("otlp_ca", error.describe(), error.hint());
+        }
+        if self.sample_percent > 100 {
+            note("sample_percent", format!("{} is out of range", self.sample_percent), "use 0 to 100");
+        }
+        if self.metrics_interval < Duration::secs(1) {
+            note("metrics_interval", format!("{} is too short", self.metrics_interval), "use at least `1s`");
+        }
+        if let Err(error) = EnvFilter::try_new(&self.log_filter) {
+            let message = format!("`{}` is no filter: {error}", self.log_filter);
+            note("log_filter", message, "write for example `info` or `info,tidegate=debug`");
+        }
+        problems
     }
 }
 

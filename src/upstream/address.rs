@@ -10,14 +10,26 @@ use http::uri::{Authority, Scheme, Uri};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAddress {
     /// Not a URL at all.
-    #[error("`{0}` is not a URL: write for example `https://gpu.example.com:8443`")]
+    #[error("`{0}` is no URL of an endpoint")]
     NotUrl(String),
     /// Neither `https` nor `http`.
-    #[error("`{0}` has a scheme that is not supported: use `https`, or `http` to loopback")]
+    #[error("`{0}` has a scheme that is not supported")]
     Scheme(String),
     /// It holds a path, query, fragment or user: these never come from an endpoint.
-    #[error("`{0}` says more than scheme, host and port: leave out path, query, fragment and user")]
+    #[error("`{0}` says more than scheme, host and port")]
     TooMuch(String),
+}
+
+impl InvalidAddress {
+    /// What to do about it.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::NotUrl(_) => "write for example `https://gpu.example.com:8443`",
+            Self::Scheme(_) => "use `https`, or `http` to a loopback address",
+            Self::TooMuch(_) => "leave out path, query, fragment and user: the request has its own",
+        }
+    }
 }
 
 /// Where an endpoint is. `Display` is the canonical form: lower case, without a default port.

@@ -77,8 +77,10 @@ fn connector(address: &Address, dial: &Dial<'_>, file: &str, place: &str) -> Res
                 Http2::Auto | Http2::Only => net::Alpn::PreferHttp2,
                 Http2::Never => net::Alpn::Http1,
             };
-            let tls =
-                net::ClientTls::load(ca, None, alpn).map_err(|error| problem("ca", error.describe()))?;
+            let tls = net::ClientTls::load(ca, None, alpn).map_err(|error| Problem {
+                hint: error.hint().to_owned(),
+                ..problem("ca", error.describe())
+            })?;
             net::Connector::secure(origin, &tls, dial.server_name, reach, times)
         }
         // `validate` has said that the authorities are missing; until then nothing may be dialled without TLS.

@@ -12,7 +12,7 @@ use super::address::Address;
 use super::endpoint::{Credential, Endpoint, EndpointId, Node};
 use super::error::UpstreamError;
 use super::pool;
-use super::settings::{Dial, Settings, StoreSettings};
+use super::settings::{Dial, Plaintext, Settings, StoreSettings};
 use super::sigv4::Signer;
 use crate::model::{Clock, Problems, Secret, UpstreamRef};
 
@@ -104,8 +104,11 @@ impl Build<'_> {
     fn add(&mut self, upstream: UpstreamRef, place: &str, dial: &Dial<'_>, credential: Credential) {
         let credential = Arc::new(credential);
         let mut nodes = Vec::new();
-        // What does not parse has been noted by `validate`.
-        for address in dial.endpoints.iter().filter_map(|text| text.parse::<Address>().ok()) {
+        // What does not parse, or would be called without encryption, has been noted by `validate`.
+        let refused =
+            |address: &Address| address.is_plaintext_remote() && dial.plaintext == Plaintext::Refused;
+        let addresses = dial.endpoints.iter().filter_map(|text| text.parse::<Address>().ok());
+        for address in addresses.filter(|address| !refused(address)) {
             match pool::client(&address, dial, self.file, place) {
                 Ok(client) => nodes.push(Arc::new(Node {
                     id: EndpointId::new(upstream.clone(), &address),
@@ -137,7 +140,7 @@ impl Build<'_> {
             _ => {
                 let message =
                     format!("`{}` holds other characters than one line of visible ASCII", path.display());
-                self.problems.push(self.file, member, message, "");
+                self.problems.push(self.file, member, message, "put the key alone on one line");
                 Credential::None
             }
         }
@@ -148,7 +151,7 @@ impl Build<'_> {
         let Some(secret) = self.secret(&member, &store.secret_key_file) else { return Credential::None };
         let Some(secret) = secret.expose_text() else {
             let message = format!("`{}` is not UTF-8", store.secret_key_file.display());
-            self.problems.push(self.file, member, message, "");
+            self.problems.push(self.file, member, message, "put the secret alone on one line");
             return Credential::None;
         };
         Credential::SigV4(Signer::new(&store.access_key_id, secret, &store.region))
@@ -158,7 +161,8 @@ impl Build<'_> {
         match Secret::read(path) {
             Ok(secret) => Some(secret),
             Err(error) => {
-                self.problems.push(self.file, member, error, "");
+                let hint = error.hint();
+                self.problems.push(self.file, member, error, hint);
                 None
             }
         }

@@ -14,7 +14,7 @@ const MAX_ENDPOINTS: usize = 16;
 
 /// What is wrong without `ca`, and the mend.
 pub(super) const NO_CA: (&str, &str) = (
-    "missing: `https` endpoints need the certificate authorities that are trusted for them",
+    "is missing: `https` endpoints need the certificate authorities that are trusted for them",
     "set `ca` to a PEM file; system roots are not used",
 );
 
@@ -62,7 +62,11 @@ impl ClusterSettings {
         let mut seen = BTreeSet::new();
         for (index, model) in self.models.iter().enumerate() {
             if !seen.insert(model) {
-                notes.add(format_args!("models[{index}]"), format_args!("`{model}` is named twice"), "");
+                notes.add(
+                    format_args!("models[{index}]"),
+                    format_args!("`{model}` is named twice"),
+                    "remove one",
+                );
             }
         }
     }
@@ -82,7 +86,11 @@ impl StoreSettings {
             !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
         };
         if !token(&self.region) {
-            notes.add("region", format_args!("`{}` is not a region", self.region), "");
+            notes.add(
+                "region",
+                format_args!("`{}` is not a region", self.region),
+                "leave it out for `us-east-1`",
+            );
         }
         if !token(&self.access_key_id) {
             notes.add("access_key_id", "not an access key id", "use 1 to 128 visible characters without `/`");
@@ -96,7 +104,11 @@ impl StoreSettings {
             dataset_problems(dataset, index, notes);
             if !ids.insert(&dataset.id) {
                 let text = format!("dataset `{}` is declared twice", dataset.id);
-                notes.add(format_args!("datasets[{index}].id"), text, "");
+                notes.add(
+                    format_args!("datasets[{index}].id"),
+                    text,
+                    "one dataset is one bucket and prefix: remove one",
+                );
             }
             if !places.insert((&dataset.bucket, &dataset.prefix)) {
                 let text = format!("`{}/{}` is already another dataset", dataset.bucket, dataset.prefix);
@@ -151,7 +163,8 @@ fn far_side(dial: &Dial<'_>, notes: &mut Notes<'_>) {
         let address = match text.parse::<Address>() {
             Ok(address) => address,
             Err(error) => {
-                notes.add(member, error, "");
+                let hint = error.hint();
+                notes.add(member, error, hint);
                 continue;
             }
         };
@@ -164,7 +177,7 @@ fn far_side(dial: &Dial<'_>, notes: &mut Notes<'_>) {
             );
         }
         if !seen.insert(address.to_string()) {
-            notes.add(&member, format_args!("`{address}` is named twice"), "");
+            notes.add(&member, format_args!("`{address}` is named twice"), "remove one");
         }
     }
     if tls && dial.ca.is_none() {
@@ -173,7 +186,11 @@ fn far_side(dial: &Dial<'_>, notes: &mut Notes<'_>) {
     if let Some(name) = dial.server_name {
         let ok = |b: u8| b.is_ascii_alphanumeric() || b"-.:".contains(&b);
         if name.is_empty() || name.len() > 253 || !name.bytes().all(ok) {
-            notes.add("server_name", format_args!("`{name}` is neither a host name nor an address"), "");
+            notes.add(
+                "server_name",
+                format_args!("`{name}` is neither a host name nor an address"),
+                "write the name without scheme and port",
+            );
         }
         if !tls {
             notes.add("server_name", "has no effect without an `https` endpoint", "remove it");

@@ -4,6 +4,7 @@
 mod architecture;
 mod border;
 mod compile_fail;
+mod config;
 mod docs;
 mod gate;
 mod identity;

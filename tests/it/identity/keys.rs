@@ -137,7 +137,8 @@ async fn garbage_and_silence_keep_the_old_set_until_it_is_too_old() {
 async fn without_keys_nobody_is_verified_and_the_wait_is_bounded() {
     let (source, clock) = (Arc::new(CountingSource::default()), StepClock::new());
     let identity =
-        Identity::new(&settings(json!({"issuers": [issuer()]})), source.clone(), clock.clone()).unwrap();
+        Identity::new(&settings(json!({"issuers": [issuer()]})), "t.toml", source.clone(), clock.clone())
+            .unwrap();
     identity.start().await;
     let bench = Bench { identity, source, clock };
     assert_eq!(bench.refusal(&token(json!({}))).await, "keys_unavailable");
@@ -174,7 +175,8 @@ async fn a_cached_token_is_judged_again_by_the_clock() {
 async fn a_reload_needs_no_answer_from_the_issuer() {
     let bench = Bench::plain().await;
     bench.source.say(None);
-    let again = |value| Identity::new(&settings(value), bench.source.clone(), bench.clock.clone()).unwrap();
+    let again =
+        |value| Identity::new(&settings(value), "t.toml", bench.source.clone(), bench.clock.clone()).unwrap();
     let same = again(json!({"issuers": [with(issuer(), json!({"audiences": ["elsewhere"]}))]}));
     same.adopt_keys(&bench.identity);
     let ask = async |identity: &Identity| {
@@ -237,8 +239,12 @@ async fn keys_come_from_a_real_server_and_from_a_file() {
         with(issuer(), json!({"issuer": "https://file.example", "jwks_url": null, "jwks_file": file}));
     let by_url = with(issuer(), json!({ "jwks_url": format!("http://{address}/keys") }));
     let clock = StepClock::new();
-    let identity =
-        Identity::new(&settings(json!({"issuers": [by_file, by_url]})), Arc::new(Http), clock.clone());
+    let identity = Identity::new(
+        &settings(json!({"issuers": [by_file, by_url]})),
+        "t.toml",
+        Arc::new(Http),
+        clock.clone(),
+    );
     let identity = identity.unwrap();
     identity.start().await;
     assert_eq!(served.load(Ordering::SeqCst), 1);

@@ -166,7 +166,8 @@ async fn an_api_key_is_its_entry_until_it_ends() {
 }
 
 fn problems(value: Value) -> Problems {
-    Identity::new(&settings(value), CountingSource::saying(Vec::new()), StepClock::new()).unwrap_err()
+    Identity::new(&settings(value), "t.toml", CountingSource::saying(Vec::new()), StepClock::new())
+        .unwrap_err()
 }
 
 #[test]
@@ -238,7 +239,8 @@ fn only_safe_places_of_keys_are_accepted() {
     ] {
         let value = json!({"issuers": [with(issuer(), json!({ "jwks_url": url }))]});
         assert!(
-            Identity::new(&settings(value), CountingSource::saying(Vec::new()), StepClock::new()).is_ok(),
+            Identity::new(&settings(value), "t.toml", CountingSource::saying(Vec::new()), StepClock::new())
+                .is_ok(),
             "{url}"
         );
     }

@@ -250,7 +250,7 @@ impl Bench {
 
     pub(super) async fn with_keys(value: Value, keys: Vec<u8>) -> Self {
         let (source, clock) = (CountingSource::saying(keys), StepClock::new());
-        let identity = Identity::new(&settings(value), source.clone(), clock.clone()).unwrap();
+        let identity = Identity::new(&settings(value), "t.toml", source.clone(), clock.clone()).unwrap();
         identity.start().await;
         Self { identity, source, clock }
     }

@@ -128,7 +128,7 @@ fn no_bytes_are_a_token_but_the_signed_ones() {
     std::fs::write(&file, issuer_keys()).unwrap();
     let value = json!({"issuers": [with(issuer(), json!({"jwks_url": null, "jwks_file": file}))]});
     let source = CountingSource::saying(Vec::new());
-    let identity = Identity::new(&settings(value), source, StepClock::new()).unwrap();
+    let identity = Identity::new(&settings(value), "t.toml", source, StepClock::new()).unwrap();
     let accepts = |bytes: &[u8]| {
         let mut text = b"Bearer ".to_vec();
         text.extend_from_slice(bytes);
