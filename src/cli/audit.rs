@@ -14,6 +14,11 @@ use crate::audit::record::Verdict;
 use crate::audit::view::{self, Filter, Row};
 use crate::model::RecordId;
 
+const QUERY_EXAMPLES: &str = "\
+Examples:
+  tidegate audit query --journal journal --principal alice --since 24h
+  tidegate audit query --journal journal --id 01912f6e-7a3c-7d1e-8b0a-0123456789ab --output json";
+
 /// How often a followed journal is looked at.
 const POLL: Duration = Duration::from_millis(200);
 /// How long a line waits for its outcome while a journal is followed.
@@ -21,35 +26,30 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Characters of a cell; the JSON output has the whole text.
 const CELL: usize = 44;
 
-/// Shows the newest crossings and events.
-///
-/// Example: tidegate audit tail --journal journal --follow --decision deny
+/// Show the newest crossings and events
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  tidegate audit tail --journal journal --follow --decision deny")]
 pub struct TailArgs {
     /// The journal's directory
     #[arg(long, value_name = "DIR")]
     pub journal: PathBuf,
-    /// Go on with what comes, until interrupted
+    /// Go on with what comes, until Ctrl-C
     #[arg(long, short)]
     pub follow: bool,
-    /// How many lines
+    /// Lines to show first
     #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
     pub lines: usize,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as help")]
     pub filter: FilterArgs,
-    /// A table for people or the records as JSON lines
-    #[arg(long, value_enum, default_value_t)]
+    /// How to print the lines
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Output,
 }
 
-/// Searches the journal.
-///
-/// Examples:
-///   tidegate audit query --journal journal --principal alice --since 24h
-///   tidegate audit query --journal journal --id 01912f6e-7a3c-7d1e-8b0a-0123456789ab --output json
+/// Search the journal; exit code 1 if nothing was found
 #[derive(Debug, Clone, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = QUERY_EXAMPLES)]
 pub struct QueryArgs {
     /// The journal's directory
     #[arg(long, value_name = "DIR")]
@@ -57,21 +57,21 @@ pub struct QueryArgs {
     /// Only from this time on: `2026-11-24T08:00:00Z`, or how long ago: `15m`, `24h`, `7d`
     #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<Timestamp>,
-    /// The newest so many
+    /// The most lines to show; the newest are kept
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as help")]
     pub filter: FilterArgs,
-    /// A table for people or the records as JSON lines
-    #[arg(long, value_enum, default_value_t)]
+    /// How to print the lines
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Output,
 }
 
 /// Which records are wanted.
 #[derive(Debug, Clone, Default, Args)]
 pub struct FilterArgs {
-    /// Only principals whose id holds this text
+    /// Only principals whose id contains this text
     #[arg(long, value_name = "TEXT")]
     pub principal: Option<String>,
     /// Only this decision
@@ -80,7 +80,7 @@ pub struct FilterArgs {
     /// Only decisions of this policy, by its @id
     #[arg(long, value_name = "ID")]
     pub policy: Option<String>,
-    /// Only this crossing
+    /// Only the crossing with this record id
     #[arg(long, value_name = "RECORD")]
     pub id: Option<RecordId>,
 }
@@ -88,21 +88,21 @@ pub struct FilterArgs {
 /// A decision to search for.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum DecisionArg {
-    /// Permitted by Cedar
+    /// Permitted by policy
     Allow,
-    /// Not permitted by Cedar
+    /// Not permitted by policy
     Deny,
-    /// Refused otherwise
+    /// Refused before or after the policies: malformed, unidentified, over a limit
     Reject,
 }
 
 /// The form of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// An aligned table
+    /// A table for people
     #[default]
     Table,
-    /// One record a line, as it stands in the journal, with its number
+    /// The records for programs, one JSON object a line
     Json,
 }
 

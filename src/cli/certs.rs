@@ -10,8 +10,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::model::Clock;
 use crate::net::{Authority, Subject};
 
-/// Certificates for a first start.
+/// Make certificates for development
 #[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
 pub struct Certs {
     #[command(subcommand)]
     action: Action,
@@ -20,7 +21,11 @@ pub struct Certs {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Make a development CA, a server certificate and a client certificate
+    ///
+    /// Writes ca, server and client, each as .pem and .key (mode 0600). No file is
+    /// replaced. The CA is valid for five years, the certificates for one.
     #[command(
+        verbatim_doc_comment,
         after_help = "Example:\n  tidegate certs init certs --server-name gateway.internal --server-name localhost"
     )]
     Init(Init),
@@ -36,15 +41,17 @@ struct Init {
     /// SPIFFE ID that the client certificate is for
     #[arg(long, value_name = "ID", default_value = "spiffe://tidegate.test/app")]
     client_id: String,
-    /// Form of what is printed
-    #[arg(long, value_enum, default_value_t)]
+    /// How to print what was made
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Output,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
+    /// The files, and how to use them
     #[default]
     Text,
+    /// The files' paths for programs
     Json,
 }
 

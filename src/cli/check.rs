@@ -10,15 +10,21 @@ use crate::model::Problem;
 
 use super::{Answer, Output};
 
-/// Report everything that is wrong with a configuration and what it names, at once; exit 1 if anything is.
+/// Check configuration, policies, schema, entities, keys and certificates
+///
+/// Prints all problems at once, each with the file, the place in it and what to do.
+/// Opens no sockets and changes nothing. Exit code 1 if there is any problem.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  tidegate check --config tidegate.toml --output json")]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  tidegate check --config tidegate.toml\n  tidegate check --config tidegate.toml --output json"
+)]
 pub(super) struct Args {
-    /// The configuration file.
+    /// Configuration file (TOML); paths in it are relative to its folder
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// How to print.
-    #[arg(long, value_enum, default_value_t = Output::Table)]
+    /// How to print the problems
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
     output: Output,
 }
 

@@ -9,22 +9,27 @@ use crate::demo::{self, Format, Options};
 
 use super::Answer;
 
-/// Show the gateway at work: clusters, a store, keys and policies, all embedded, and a guided tour.
+/// Show the gateway at work: a guided tour, nothing to set up
 ///
-/// Sends about twenty requests through a real gateway, prints who asked what, what was decided and why, and goes on
-/// serving for you to try your own. Everything is kept in one directory, with a configuration that `serve` accepts.
-/// The clusters and the store behind the gateway are test doubles. Exit code 1 if a request did not end as expected.
+/// Sends about twenty requests through a real gateway and prints who asked what,
+/// what was decided and why. Then it goes on serving, for you to try your own.
+/// The clusters and the store behind it are test doubles. Everything is kept in
+/// one directory, with a configuration that `tidegate serve` accepts.
 ///
-/// Example: tidegate demo --once --dir /tmp/tidegate-demo
+/// Exit code 1 if a request did not end as expected.
 #[derive(Debug, ClapArgs)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  tidegate demo\n  tidegate demo --once --dir /tmp/tidegate-demo --output json"
+)]
 pub(super) struct Args {
-    /// End after the tour instead of serving until Ctrl-C.
+    /// End after the tour instead of serving until Ctrl-C
     #[arg(long)]
     once: bool,
-    /// Where certificates, keys, policies, journal and store are kept; made if it is missing.
+    /// Directory for certificates, keys, policies, journal and store; made if it is missing
     #[arg(long, value_name = "DIR", default_value = "./tidegate-demo")]
     dir: PathBuf,
-    /// How to print the tour.
+    /// How to print the tour
     #[arg(long, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
     output: Output,
 }
@@ -32,9 +37,9 @@ pub(super) struct Args {
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A table for people.
+    /// A table for people
     Table,
-    /// An array of objects for programs; how to go on is printed to standard error.
+    /// An array of objects for programs; how to go on is printed to standard error
     Json,
 }
 

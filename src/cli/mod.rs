@@ -18,10 +18,18 @@ mod serve;
 
 /// The governed border between private data and public GPU clusters.
 ///
-/// One binary stands in the path as a TLS reverse proxy: it identifies who asks, decides every request with
-/// Cedar policies, records the decision before the first byte leaves, forwards, meters and answers.
+/// One binary stands in the path as a TLS reverse proxy: it identifies who asks,
+/// decides every request with Cedar policies, records the decision before the
+/// first byte leaves, forwards, meters and answers.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, max_term_width = 100, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(
+    name = "tidegate",
+    version,
+    verbatim_doc_comment,
+    after_help = EXAMPLES,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,35 +37,33 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  tidegate demo                                   see it work: everything embedded, a guided tour
-  tidegate certs init certs                       a development CA, server and client certificates
-  tidegate check --config tidegate.toml           all problems of configuration, policies and keys
-  tidegate serve --config tidegate.toml           the gateway
-  tidegate audit query --journal journal --decision deny
+  tidegate demo                             see it work: a guided tour, nothing to set up
+  tidegate certs init certs                 certificates for a first start
+  tidegate check --config tidegate.toml     all problems of all files
+  tidegate serve --config tidegate.toml     run the gateway
+  tidegate audit query --journal journal --decision deny --since 24h
 
-Exit codes: 0 success, 1 a negative answer, 2 wrong usage, 3 could not run.";
+Exit codes:
+  0  success
+  1  a negative answer: problems found, nothing found, not as expected
+  2  wrong usage
+  3  could not run";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show everything at work, embedded: clusters, a store, policies and a tour of requests.
     Demo(demo::Args),
-    /// Run the gateway.
     Serve(serve::Args),
-    /// Check configuration, policies, schema, entities, keys and certificates, all at once.
     Check(check::Args),
-    /// Read the audit journal.
-    #[command(subcommand)]
+    /// Read the audit journal: its newest lines, or those of a search
+    #[command(subcommand, disable_help_subcommand = true)]
     Audit(Audit),
-    /// Make certificates for development.
     Certs(certs::Certs),
 }
 
 /// Subcommands of `audit`.
 #[derive(Debug, Subcommand)]
 enum Audit {
-    /// Show the newest crossings and events.
     Tail(audit::TailArgs),
-    /// Search the journal; exit 1 if nothing was found.
     Query(audit::QueryArgs),
 }
 
@@ -77,9 +83,9 @@ fn show(command: &Audit) -> anyhow::Result<Answer> {
 /// How a command prints data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
+    /// Text for people
     Table,
-    /// For programs.
+    /// JSON for programs
     Json,
 }
 

@@ -11,13 +11,17 @@ use crate::config;
 
 use super::Answer;
 
-/// Run the gateway until SIGTERM or SIGINT; then stop accepting, let streams end, and exit with 0.
+/// Run the gateway
 ///
-/// SIGHUP compares policies with their files at once. Each listener prints one JSON line on standard output.
+/// Each listener prints one JSON line on standard output when it is ready. On SIGTERM
+/// or SIGINT it stops accepting, gives streams the time of `listen.drain` to end, and
+/// exits with 0. On SIGHUP it compares the policies with their files at once.
+///
+/// Exit code 1 if the configuration has problems; they are printed as by `tidegate check`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  tidegate serve --config tidegate.toml")]
+#[command(verbatim_doc_comment, after_help = "Example:\n  tidegate serve --config tidegate.toml")]
 pub(super) struct Args {
-    /// The configuration file.
+    /// Configuration file (TOML); paths in it are relative to its folder
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod border;
+mod cli;
 mod compile_fail;
 mod config;
 mod docs;
@@ -16,4 +17,3 @@ mod net;
 mod policy;
 mod protect;
 mod upstream;
-mod cli;
