@@ -135,9 +135,17 @@ fn catalog(config: &Config, problems: &mut Problems) -> Option<Catalog> {
 /// The authorities of issuers' key sets; `identity` itself opens no connection, so it does not look at them.
 fn key_authorities(config: &Config, problems: &mut Problems) {
     for (index, issuer) in config.file.identity.issuers.iter().enumerate() {
-        if let Some(Err(error)) = issuer.jwks_ca.as_deref().map(|ca| ClientTls::load(ca, None, Alpn::Http1)) {
-            let place = format!("identity.issuers[{index}].jwks_ca");
-            problems.push(&config.name, place, error.describe(), error.hint());
+        let place = format!("identity.issuers[{index}].jwks_ca");
+        match issuer.jwks_ca.as_deref().map(|ca| ClientTls::load(ca, None, Alpn::Http1)) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => problems.push(&config.name, place, error.describe(), error.hint()),
+            None if issuer.jwks_url.as_deref().is_some_and(|url| url.starts_with("https:")) => problems.push(
+                &config.name,
+                place,
+                "is missing: an `https` key set needs the authorities that are trusted for it",
+                "name a PEM file; system roots are not used",
+            ),
+            None => {}
         }
     }
 }

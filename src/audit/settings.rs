@@ -19,12 +19,12 @@ const OPEN_ENTRY_BYTES: u64 = 48;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// The journal's directory; it is made if it is missing. Default `journal`, beside the configuration file.
+    /// The journal's directory; it is made if it is missing.
     pub directory: PathBuf,
-    /// Size of one segment file, preallocated. Default `64MiB`, 1 MiB to 256 MiB.
+    /// Size of one segment file, preallocated. From `1MiB` to `256MiB`.
     pub segment_size: ByteSize,
     /// Places for records that are not written yet. Each open request holds two, so half of this is the
-    /// number of requests at once. Default 65536, at least 64; a place holds at most 32 KiB.
+    /// number of requests at once. At least 64; a place holds at most 32 KiB.
     pub queue: usize,
 }
 

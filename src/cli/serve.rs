@@ -29,7 +29,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     let config = match config::load(&args.config) {
         Ok(config) => config,
-        Err(problems) => return super::check::refuse(&problems.into_vec()),
+        Err(problems) => {
+            // The file's own mistakes shall not hide those of what it names.
+            let all = app::check_file(&args.config).err().unwrap_or(problems);
+            return super::check::refuse(&all.into_vec());
+        }
     };
     app::runtime(&config)?.block_on(serve(config))
 }

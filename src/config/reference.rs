@@ -146,7 +146,8 @@ impl<'a> Page<'a> {
     }
 
     fn kind(&self, property: &'a Value) -> String {
-        let name = property.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+        let named = property.get("anyOf").and_then(|any| any.get(0)).unwrap_or(property);
+        let name = named.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
         let target = self.resolve(property);
         let choices: Vec<&str> = target
             .get("enum")

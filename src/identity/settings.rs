@@ -15,13 +15,13 @@ pub(super) const MAX_LIST: usize = 1_000;
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Issuers of bearer tokens that are trusted. Default: none.
+    /// Issuers of bearer tokens that are trusted. Absent: no token is.
     #[serde(default)]
     pub issuers: Vec<IssuerSettings>,
-    /// Client certificates that identify workloads. Default: none do.
+    /// Client certificates that identify workloads. Absent: none do.
     #[serde(default)]
     pub mtls: MtlsSettings,
-    /// File with the hashes of API keys: TOML with `[[keys]]`, or JSON (`*.json`) with a list `keys`. Default: none.
+    /// File with the hashes of API keys: TOML with `[[keys]]`, or JSON (`*.json`) with a list `keys`. Absent: no API key is accepted.
     #[serde(default)]
     pub api_keys: Option<PathBuf>,
     /// How long a verified token is remembered.
@@ -30,51 +30,51 @@ pub struct Settings {
 }
 
 /// One issuer of bearer tokens (JWT, RFC 7519).
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerSettings {
     /// The exact value of the `iss` claim. Must not contain `|`, which separates issuer and subject in a user's id.
     pub issuer: String,
     /// Accepted values of the `aud` claim, compared exactly; one match is enough.
     pub audiences: Vec<String>,
-    /// Accepted signature algorithms. There is no default and no symmetric algorithm.
+    /// Accepted signature algorithms. No symmetric algorithm can be.
     pub algorithms: Vec<Algorithm>,
     /// File with the issuer's key set (RFC 7517); read again every 30 s. Exactly one of `jwks_file` and `jwks_url`.
     #[serde(default)]
     pub jwks_file: Option<PathBuf>,
-    /// URL of the issuer's key set: `https`, or `http` to a loopback address; fetched again every 5 minutes.
+    /// URL of the issuer's key set: `https`, or `http` to a loopback address; fetched again every 5 minutes. Absent: see `jwks_file`.
     #[serde(default)]
     pub jwks_url: Option<String>,
-    /// PEM file of the authorities that `jwks_url` is trusted by. Default: the gateway's trust store.
+    /// PEM file of the authorities that `jwks_url` is trusted by. Required for `https`; absent for `http`.
     #[serde(default)]
     pub jwks_ca: Option<PathBuf>,
     /// The tenant of everyone who comes from this issuer. Exactly one of `tenant` and `tenant_claim`.
     #[serde(default)]
     pub tenant: Option<TenantName>,
-    /// The claim that names the tenant. A token without it is refused.
+    /// The claim that names the tenant; a token without it is refused. Absent: see `tenant`.
     #[serde(default)]
     pub tenant_claim: Option<String>,
-    /// The claim that lists the teams, at the top level of the token. Default: `groups`.
+    /// The claim that lists the teams, at the top level of the token.
     #[serde(default = "default_teams_claim")]
     pub teams_claim: String,
-    /// What becomes of a listed team whose text is no team name. Default: `refuse`.
+    /// What becomes of a listed team whose text is no team name.
     #[serde(default)]
     pub foreign_teams: ForeignTeams,
-    /// How far clocks may differ when `exp`, `nbf` and `iat` are judged. Default: `30s`; at most `5m`.
+    /// How far clocks may differ when `exp`, `nbf` and `iat` are judged. At most `5m`.
     #[serde(default = "default_leeway")]
     pub leeway: Duration,
-    /// How long the last good key set is used when the source fails; then callers get 503. Default: `1h`; at most `1d`.
+    /// How long the last good key set is used when the source fails; then callers get 503. At most `1d`.
     #[serde(default = "default_max_stale")]
     pub max_stale: Duration,
     /// Accepted values of the `typ` header, compared without case and without `application/`. If set, the header
-    /// must be there. Default: `JWT` and `at+jwt`, or no header.
+    /// must be there. Absent: `JWT` and `at+jwt`, or no header.
     #[serde(default)]
     pub token_types: Option<Vec<String>>,
-    /// Whether ID tokens are accepted in place of access tokens. Default: `false`.
+    /// Whether ID tokens are accepted in place of access tokens.
     #[serde(default)]
     pub accept_id_tokens: bool,
     /// The client ids that are workloads of this issuer. A token is a workload's if its `client_id` or `azp` is listed
-    /// here. Default (only with a single issuer): every client whose token has no `sub`, or a `sub` equal to its client
+    /// here. Absent (only with a single issuer): every client whose token has no `sub`, or a `sub` equal to its client
     /// id. With several issuers, clients that are not listed are refused, because two issuers could name the same.
     #[serde(default)]
     pub workload_clients: Option<Vec<String>>,
@@ -170,16 +170,16 @@ pub enum ForeignTeams {
 }
 
 /// Client certificates as identities.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MtlsSettings {
-    /// The SPIFFE trust domains whose workloads are known. Default: none.
+    /// The SPIFFE trust domains whose workloads are known. Absent: no certificate identifies anybody.
     #[serde(default)]
     pub trust_domains: Vec<TrustDomainSettings>,
 }
 
 /// One SPIFFE trust domain.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrustDomainSettings {
     /// The name of the trust domain, as in `spiffe://NAME/...`.
@@ -193,31 +193,31 @@ pub struct TrustDomainSettings {
 }
 
 /// Facts of one workload, or of all below a path.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadSettings {
     /// The exact SPIFFE ID. Exactly one of `id` and `prefix`.
     #[serde(default)]
     pub id: Option<String>,
-    /// A SPIFFE ID that stands for itself and for all below it, by whole path segments.
+    /// A SPIFFE ID that stands for itself and for all below it, by whole path segments. Absent: see `id`.
     #[serde(default)]
     pub prefix: Option<String>,
-    /// The teams of the workload. Default: none.
+    /// The teams of the workload.
     #[serde(default)]
     pub teams: Vec<TeamName>,
-    /// The cluster where the workload runs: the destination of what it reads. Default: unknown.
+    /// The cluster where the workload runs: the destination of what it reads. Absent: unknown.
     #[serde(default)]
     pub cluster: Option<ClusterName>,
 }
 
 /// The cache of verified tokens.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CacheSettings {
-    /// How many tokens are remembered. Default and most: `100000`; `0` turns the cache off.
+    /// How many tokens are remembered. At most 100000; 0 turns the cache off.
     #[serde(default = "default_entries")]
     pub entries: usize,
-    /// How long a token is remembered before its signature is verified again. Default and most: `5m`.
+    /// How long a token is remembered before its signature is verified again. At most `5m`.
     #[serde(default = "default_ttl")]
     pub ttl: Duration,
 }

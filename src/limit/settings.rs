@@ -11,16 +11,16 @@ use crate::model::Duration;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Requests that may start in each `per`, evenly spread. Default: no limit.
+    /// Requests that may start in each `per`, evenly spread. Absent: no limit.
     #[serde(default)]
     pub rate: Option<NonZeroU32>,
-    /// The time that `rate` counts for. Default: `1s`; from `1s` to `1d`.
+    /// The time that `rate` counts for. From `1s` to `1d`.
     #[serde(default = "second")]
     pub per: Duration,
-    /// Requests that may start at once after a pause. Default: as many as `rate`.
+    /// Requests that may start at once after a pause. Absent: as many as `rate`.
     #[serde(default)]
     pub burst: Option<NonZeroU32>,
-    /// Requests that may be under way at once, until the last byte of the answer. Default: no limit.
+    /// Requests that may be under way at once, until the last byte of the answer. Absent: no limit.
     #[serde(default)]
     pub concurrency: Option<NonZeroU32>,
 }

@@ -22,10 +22,10 @@ const MAX_WINDOW: u64 = (1 << 31) - 1;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// IP address and port to listen on; port 0 takes a free one. No default.
+    /// IP address and port to listen on; port 0 takes a free one.
     #[schemars(with = "String")]
     pub address: SocketAddr,
-    /// TLS. Default: none, which only a loopback address may have.
+    /// TLS. Absent: plain HTTP, which only a loopback address may speak.
     #[serde(default)]
     pub tls: Option<TlsSettings>,
     /// Bounds on connections and heads.
@@ -34,7 +34,7 @@ pub struct Settings {
     /// Bounds on HTTP/2.
     #[serde(default)]
     pub http2: Http2,
-    /// How long requests in flight may go on after the stop signal. Default: `120s`.
+    /// How long requests in flight may go on after the stop signal.
     #[serde(default = "default_drain")]
     pub drain: Duration,
 }
@@ -47,10 +47,10 @@ pub struct TlsSettings {
     pub certificate: PathBuf,
     /// PEM file: the private key; mode 0600.
     pub key: PathBuf,
-    /// Whether clients must show a certificate: `off`, `optional`, `required`. Default: `off`.
+    /// Whether clients must show a certificate: `off`, `optional` or `required`.
     #[serde(default)]
     pub client_auth: ClientAuth,
-    /// PEM file: the authorities that client certificates must come from; wanted unless `client_auth` is `off`.
+    /// PEM file: the authorities that client certificates must come from. Required unless `client_auth` is `off`.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
 }
@@ -59,19 +59,19 @@ pub struct TlsSettings {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections at once; more are closed at once. Default: 10000.
+    /// Connections at once; more are closed at once.
     pub max_connections: u32,
-    /// Connections at once from one IPv4 address or one IPv6 /64; 0 is no bound. Default: 100.
+    /// Connections at once from one IPv4 address or one IPv6 /64; 0 is no bound.
     pub max_connections_per_ip: u32,
-    /// Time for the TLS handshake. Default: `10s`.
+    /// Time for the TLS handshake.
     pub handshake_timeout: Duration,
-    /// Time for a request head, from its first byte to its last. Default: `10s`.
+    /// Time for a request head, from its first byte to its last.
     pub header_timeout: Duration,
-    /// Bytes of a request head (HTTP/1). Default: `32KiB`.
+    /// Bytes of a request head (HTTP/1).
     pub max_header_bytes: ByteSize,
-    /// Header fields of a request. Default: 100.
+    /// Header fields of a request.
     pub max_headers: u16,
-    /// Time without a request, or without progress of a write, after which a connection is closed. Default: `60s`.
+    /// Time without a request, or without progress of a write, after which a connection is closed.
     pub idle_timeout: Duration,
 }
 
@@ -93,23 +93,23 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http2 {
-    /// Requests at once on one connection. Default: 100.
+    /// Requests at once on one connection.
     pub max_concurrent_streams: u32,
-    /// Bytes of a decoded header list. Default: `32KiB`.
+    /// Bytes of a decoded header list.
     pub max_header_list_size: ByteSize,
-    /// Streams that a client reset before we took them; more end the connection (CVE-2023-44487). Default: 20.
+    /// Streams that a client reset before we took them; more end the connection (CVE-2023-44487).
     pub max_pending_accept_reset_streams: u16,
-    /// Streams that we reset for the client's errors; more end the connection (CVE-2025-8671). Default: 1024.
+    /// Streams that we reset for the client's errors; more end the connection (CVE-2025-8671).
     pub max_local_error_reset_streams: u16,
-    /// Bytes that a client may send ahead on one stream. Default: `64KiB`.
+    /// Bytes that a client may send ahead on one stream.
     pub initial_stream_window: ByteSize,
-    /// Bytes that a client may send ahead on a connection. Default: `1MiB`.
+    /// Bytes that a client may send ahead on a connection.
     pub initial_connection_window: ByteSize,
-    /// Bytes of answers held for one stream while the client does not take them. Default: `64KiB`.
+    /// Bytes of answers held for one stream while the client does not take them.
     pub max_send_buffer: ByteSize,
-    /// Time between keep-alive pings. Default: `20s`.
+    /// Time between keep-alive pings.
     pub keepalive_interval: Duration,
-    /// Time for the answer to a ping. Default: `10s`.
+    /// Time for the answer to a ping.
     pub keepalive_timeout: Duration,
 }
 

@@ -23,15 +23,15 @@ pub(crate) const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, O
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GateSettings {
-    /// The longest request target, with the authority if the client sends one there. Default `8KiB`; longer is 414.
+    /// The longest request target, with the authority if the client sends one there; longer is 414.
     pub max_uri: ByteSize,
-    /// The largest header block: names, values and 4 bytes a line. Default `32KiB`; larger is 431.
+    /// The largest header block: names, values and 4 bytes a line; larger is 431.
     pub max_header_bytes: ByteSize,
-    /// The most header lines. Default 100; more is 431.
+    /// The most header lines; more is 431.
     pub max_headers: u16,
-    /// The largest body of any route; routes lower it. Default `5GiB`; larger is 413.
+    /// The largest body of any route; routes lower it; larger is 413.
     pub max_body: ByteSize,
-    /// The longest wait for the next part of a request body. Default `60s`.
+    /// The longest wait for the next part of a request body.
     pub body_idle: Duration,
 }
 

@@ -205,7 +205,7 @@ fn validate(
 ) {
     let result = Validator::new(schema.clone()).validate_with_level(policies, ValidationMode::Strict, LEVEL);
     let mut found = Vec::new();
-    let mut note = |id: &PolicyId, error: &dyn miette::Diagnostic| {
+    let mut note = |id: &PolicyId, error: &dyn miette::Diagnostic, usual: &str| {
         let Some(parsed) = by_id.get(id) else { return };
         let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
         let text = error.to_string();
@@ -214,16 +214,19 @@ fn validate(
             .split_once("`, ")
             .filter(|(start, _)| start.starts_with("for policy `"))
             .map_or(text.as_str(), |(_, rest)| rest);
+        let usual = if message.contains("requires level") {
+            "go only one step from `principal`, `resource` or `context`: the gateway loads no more"
+        } else {
+            usual
+        };
         let key = (parsed.file, offset.unwrap_or(parsed.start), message.to_owned());
-        found.push((
-            key,
-            place(parsed.text, offset.unwrap_or(parsed.start)),
-            help_of(error, "correct it, or remove it if it can never apply"),
-        ));
+        found.push((key, place(parsed.text, offset.unwrap_or(parsed.start)), help_of(error, usual)));
     };
-    result.validation_errors().for_each(|error| note(error.policy_id(), error));
+    let wrong = "correct it by what `tidegate.cedarschema` declares";
+    result.validation_errors().for_each(|error| note(error.policy_id(), error, wrong));
     // A policy that can never apply, or a text that looks like another, is a mistake too.
-    result.validation_warnings().for_each(|warning| note(warning.policy_id(), warning));
+    let odd = "correct it, or remove it";
+    result.validation_warnings().for_each(|warning| note(warning.policy_id(), warning, odd));
     found.sort();
     // The same mistake is found once for each action: one line says it.
     found.dedup_by(|next, first| (next.0.0, next.0.1) == (first.0.0, first.0.1));

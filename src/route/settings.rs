@@ -23,45 +23,45 @@ const MAX_HOSTS: usize = 64;
 pub struct RouteSettings {
     /// The name in records, metrics and problems; unique.
     pub name: RouteName,
-    /// Hosts without a port, or `*` for any. Default `["*"]`.
+    /// Hosts without a port, or `*` for any.
     #[serde(default = "any_host")]
     pub hosts: Vec<String>,
     /// `/exact/path` or `/prefix/*`, decoded.
     pub path: String,
-    /// Methods. Default and only choice for `infer` and `embed`: `POST`; for `store` any of `GET HEAD PUT DELETE` (default all);
-    /// for `service` any of `GET HEAD POST PUT PATCH DELETE OPTIONS` (default all).
+    /// Methods: for `infer` and `embed` only `POST`; for `store` any of `GET HEAD PUT DELETE`;
+    /// for `service` any of `GET HEAD POST PUT PATCH DELETE OPTIONS`. Absent: all of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
-    /// Completions by OpenAI-compatible clusters.
+    /// Completions by OpenAI-compatible clusters. Exactly one of `infer`, `embed`, `store` and `service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub infer: Option<ClusterList>,
-    /// Embeddings by OpenAI-compatible clusters.
+    /// Embeddings by OpenAI-compatible clusters. Absent: see `infer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embed: Option<ClusterList>,
-    /// An S3 store, path-style.
+    /// An S3 store, path-style. Absent: see `infer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreName>,
-    /// A plain HTTP service.
+    /// A plain HTTP service. Absent: see `infer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
-    /// The lowest level of what crosses here: `public`, `internal`, `confidential` or `restricted`. Default none: without a dataset's
+    /// The lowest level of what crosses here: `public`, `internal`, `confidential` or `restricted`. Absent: without a dataset's
     /// level either, it is restricted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<Level>,
-    /// The jurisdictions that may get what crosses here. Default none: without a dataset's residency either, it may go nowhere.
+    /// The jurisdictions that may get what crosses here. Absent: without a dataset's residency either, it may go nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residency: Option<Residency>,
-    /// `required` or `none`. Default `required`.
+    /// Whether callers must prove who they are: `required` or `none`.
     #[serde(default)]
     pub identity: IdentityRule,
-    /// `required`, `best_effort` or `off`. Default `required`.
+    /// Whether a request without a durable record is refused (`required`), goes on (`best_effort`), or is not recorded (`off`).
     #[serde(default)]
     pub audit: AuditMode,
-    /// The largest request body. Default `4MiB` for `infer` and `embed`, `5GiB` for `store`, `32MiB` for `service`; larger is 413.
+    /// The largest request body; larger is 413. Absent: `4MiB` for `infer` and `embed`, `5GiB` for `store`, `32MiB` for `service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<ByteSize>,
     /// Whether the part of `path` before `*` is cut off before forwarding: `/lake/bucket/key` becomes `/bucket/key`.
-    /// Default true for `store`, false for the others.
+    /// Absent: true for `store`, false for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strip_prefix: Option<bool>,
 }

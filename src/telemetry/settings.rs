@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 use crate::model::{Duration, Problems};
@@ -16,7 +16,7 @@ pub struct Settings {
     /// Base URL of an OTLP/HTTP collector (`http://127.0.0.1:4318`); `/v1/traces` and `/v1/metrics` are
     /// appended. Absent: no export; `/metrics` of the admin listener works all the same.
     pub otlp_endpoint: Option<String>,
-    /// CA certificate (PEM) that signed the collector's certificate; needed for `https://`.
+    /// CA certificate (PEM) that signed the collector's certificate; required for `https://`, absent for `http://`.
     pub otlp_ca: Option<PathBuf>,
     /// Share of requests that are traced, in percent, 0 to 100. Audit records never depend on it.
     pub sample_percent: u8,
@@ -84,7 +84,7 @@ impl Settings {
 }
 
 /// The shape of the operator's log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One readable line an event.

@@ -48,11 +48,11 @@ pub enum Http2 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
-    /// Resolving, connecting and the TLS handshake together. Default `2s`, at most `1m`.
+    /// Resolving, connecting and the TLS handshake together. At most `1m`.
     pub connect: Duration,
-    /// From the last byte that the upstream took to the head of its answer. Default `60s`, at most `1h`.
+    /// From the last byte that the upstream took to the head of its answer. At most `1h`.
     pub first_byte: Duration,
-    /// The longest silence within a body, in either direction. Default `300s`, at most `1d`.
+    /// The longest silence within a body, in either direction. At most `1d`.
     pub idle: Duration,
 }
 
@@ -85,26 +85,26 @@ macro_rules! far_side {
             /// One to 16 addresses, scheme, host and port only: `https://gpu.example.com:8443`. The least loaded of two is called.
             pub endpoints: Vec<String>,
             $($(#[$member])* pub $field: $type,)*
-            /// PEM file of the only certificate authorities that are trusted for it. Required for `https`.
+            /// PEM file of the only certificate authorities that are trusted for it. Required for `https`; absent for `http`.
             #[serde(default)]
             pub ca: Option<PathBuf>,
-            /// The name that its certificate must carry and that SNI sends. Default: the host of the endpoint.
+            /// The name that its certificate must carry and that SNI sends. Absent: the host of the endpoint.
             #[serde(default)]
             pub server_name: Option<String>,
-            /// Whether `http://` to another machine is accepted. Default `refused`.
+            /// Whether `http://` to another machine is accepted.
             #[serde(default)]
             pub plaintext: Plaintext,
-            /// Networks in CIDR form that it may resolve to though they are private, loopback or link-local. Default none.
+            /// Networks in CIDR form that it may resolve to though they are private, loopback or link-local.
             #[serde(default)]
             #[schemars(with = "Vec<String>")]
             pub allow_networks: Vec<IpNet>,
-            /// The HTTP version. Default `auto`.
+            /// The HTTP version.
             #[serde(default)]
             pub http2: Http2,
             /// Bounds on waiting.
             #[serde(default)]
             pub timeouts: Timeouts,
-            /// Requests that one endpoint may have in flight; more are answered with 503. Default 1024, at most 100000.
+            /// Requests that one endpoint may have in flight; more are answered with 503. At most 100000.
             #[serde(default = "max_in_flight")]
             pub max_in_flight: u32,
         }
@@ -144,7 +144,7 @@ far_side! {
     ClusterSettings {
         /// The models that it serves, by the names that clients use and that are sent on unchanged.
         models: Vec<ModelName>,
-        /// File with the key that is sent as `Authorization: Bearer`, mode 0600. Default: none is sent.
+        /// File with the key that is sent as `Authorization: Bearer`, mode 0600. Absent: none is sent.
         #[serde(default)]
         credential_file: Option<PathBuf>,
     }
@@ -153,7 +153,7 @@ far_side! {
 far_side! {
     /// An S3 store, called path-style. The gateway signs with its own credentials (AWS Signature Version 4); clients hold none.
     StoreSettings {
-        /// The region that signatures name. Default `us-east-1`.
+        /// The region that signatures name.
         #[serde(default = "region")]
         region: String,
         /// The id of the store's access key.
@@ -166,12 +166,12 @@ far_side! {
 }
 
 far_side! {
-    /// A plain HTTP service.
+    /// A plain HTTP service. Absent: see `infer`.
     ServiceSettings {
-        /// The cluster in which it is, for policies on residency. Default `private`, the inside.
+        /// The cluster in which it is, for policies on residency; `private` is the inside.
         #[serde(default = "private")]
         cluster: ClusterName,
-        /// File with the key that is sent as `Authorization: Bearer`, mode 0600. Default: none is sent.
+        /// File with the key that is sent as `Authorization: Bearer`, mode 0600. Absent: none is sent.
         #[serde(default)]
         credential_file: Option<PathBuf>,
     }
@@ -185,13 +185,13 @@ pub struct DatasetSettings {
     pub id: DatasetName,
     /// The bucket.
     pub bucket: String,
-    /// How keys of the dataset begin, without a leading `/`. Default: the whole bucket.
+    /// How keys of the dataset begin, without a leading `/`. Empty: the whole bucket.
     #[serde(default)]
     pub prefix: String,
-    /// How sensitive its objects are. Default: nothing is said, hence restricted unless the route has a floor.
+    /// How sensitive its objects are. Absent: that of the route; if it has none either, restricted.
     #[serde(default)]
     pub level: Option<Level>,
-    /// The jurisdictions that may hold its objects. Default: nothing is said, hence nowhere unless the route has a floor.
+    /// The jurisdictions that may hold its objects. Absent: that of the route; if it has none either, they may go nowhere.
     #[serde(default)]
     pub residency: Option<Residency>,
 }

@@ -37,6 +37,7 @@ issuer = "https://login.example"
 audiences = ["tidegate"]
 algorithms = ["ES256"]
 jwks_url = "https://login.example/keys"
+jwks_ca = "certs/ca.pem"
 tenant = "acme"
 
 [[identity.mtls.trust_domains]]
@@ -247,8 +248,18 @@ const BROKEN: &[Case] = &[
     ("an issuer that signs with a shared secret", |s| s.config("[\"ES256\"]", "[\"HS256\"]")),
     ("an issuer with two key sets", |s| s.config("jwks_url", "jwks_file = \"keys/set.json\"\njwks_url")),
     ("an issuer with a broken key set", |s| {
-        s.config("jwks_url = \"https://login.example/keys\"", "jwks_file = \"keys/set.json\"");
+        s.config(
+            "jwks_url = \"https://login.example/keys\"\njwks_ca = \"certs/ca.pem\"",
+            "jwks_file = \"keys/set.json\"",
+        );
         s.write("keys/set.json", "{\"keys\": 1}");
+    }),
+    ("authorities of an issuer missing, of another broken", |s| {
+        s.config("jwks_ca = \"certs/ca.pem\"\n", "");
+        s.config(
+            "[[identity.mtls.trust_domains]]",
+            "[[identity.issuers]]\nissuer = \"b\"\naudiences = [\"b\"]\nalgorithms = [\"ES256\"]\njwks_url = \"https://b.example/\"\njwks_ca = \"certs/server.key\"\n\n[[identity.mtls.trust_domains]]",
+        );
     }),
     ("an issuer over plain HTTP", |s| s.config("https://login.example/keys", "http://login.example/keys")),
     ("a trust domain with its scheme", |s| s.config("\"example.test\"", "\"spiffe://example.test\"")),
