@@ -151,7 +151,7 @@ pub enum TlsError {
     #[error(transparent)]
     File(#[from] CertificateError),
     /// Key and certificate do not fit, or rustls cannot use them.
-    #[error("does not belong to certificate `{}`, or cannot be used with it", path.display())]
+    #[error("certificate `{}` cannot be used with its key", path.display())]
     Identity {
         /// The certificate file.
         path: PathBuf,
@@ -169,10 +169,10 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// Client certificates are wanted but nobody is trusted to issue them.
-    #[error("is missing, though client certificates are asked for")]
+    #[error("client certificates are asked for, but `client_ca` is missing")]
     NoClientCa,
     /// An authorities file without a meaning.
-    #[error("has no effect: `client_auth` is `off`")]
+    #[error("`client_ca` has no effect while `client_auth` is `off`")]
     UnusedClientCa,
     /// The client certificate verifier cannot be built.
     #[error("client authorities of `{}` cannot be used", path.display())]

@@ -97,12 +97,7 @@ impl RouteSettings {
         };
         let max_body = self.max_body.map(ByteSize::get);
         if max_body == Some(0) {
-            found.push(
-                file,
-                format!("{place}.max_body"),
-                "the bound is zero",
-                "leave it out for the default",
-            );
+            found.push(file, format!("{place}.max_body"), "is zero", "leave it out for the default");
         }
         let open = matches!(kind, Some(RouteKind::Service { .. })) && self.level == Some(Level::Public);
         if self.audit == AuditMode::Off && !open {
@@ -333,7 +328,7 @@ mod tests {
     fn mistakes_are_found_together() {
         let found =
             check("name='c'\npath='/a*'\nhosts=['a:1']\nstore='s'\nservice='t'\nmax_body='0B'").unwrap_err();
-        for part in ["r.path", "r.hosts[0]", "exactly one", "r.max_body"] {
+        for part in ["r.path", "r.hosts[0]", "more than one", "r.max_body"] {
             assert!(found.contains(part), "{part} in {found}");
         }
         assert!(check("name='c'\npath='/a'\ninfer={clusters=['x']}\nmethods=['GET']").is_err());

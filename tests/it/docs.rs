@@ -60,3 +60,16 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     files
 }
+
+/// The reference has a column for defaults: prose that repeats one grows stale, and a dash needs words.
+#[test]
+fn each_default_is_said_once() {
+    let page = fs::read_to_string("docs/configuration.md").unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    for row in rows {
+        let meaning = row.rsplit_once(" | ").unwrap().1;
+        assert!(!meaning.contains("Default"), "repeats its default: {row}");
+        let says = ["Absent", "absent", "Required", "Exactly one"].iter().any(|word| meaning.contains(word));
+        assert!(says || !row.contains(" | – | "), "does not say what its absence means: {row}");
+    }
+}

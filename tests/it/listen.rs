@@ -132,7 +132,7 @@ async fn what_cannot_be_served_safely_does_not_start() {
     assert!(refused(settings(Some(tls))).contains("client_ca"));
     let key = pki.path("server.key");
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-    assert!(refused(settings(Some(pki.tls(ClientAuth::Off)))).contains("chmod 600"));
+    assert!(refused(settings(Some(pki.tls(ClientAuth::Off)))).contains("others can read it"));
     let problems = settings(Some(pki.tls(ClientAuth::Off))).check("gateway.toml", "listen");
     assert!(problems.to_string().starts_with("gateway.toml: listen.tls: "), "{problems}");
 }
