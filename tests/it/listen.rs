@@ -134,7 +134,7 @@ async fn what_cannot_be_served_safely_does_not_start() {
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     assert!(refused(settings(Some(pki.tls(ClientAuth::Off)))).contains("others can read it"));
     let problems = settings(Some(pki.tls(ClientAuth::Off))).check("gateway.toml", "listen");
-    assert!(problems.to_string().starts_with("gateway.toml: listen.tls: "), "{problems}");
+    assert!(problems.to_string().starts_with("gateway.toml: listen.tls.key: "), "{problems}");
 }
 
 #[tokio::test]
