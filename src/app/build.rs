@@ -57,13 +57,20 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     }
     problems.append(file.telemetry.check(&config.name, "telemetry"));
     let routes = routes(config, &mut problems);
-    let catalog = catalog(config, &mut problems);
+    let mut of_datasets = Problems::new();
+    let catalog = catalog(config, &mut of_datasets);
     let identity = kept(
         Identity::new(&file.identity, &config.name, Arc::new(Keys::default()), Arc::clone(&clock)),
         &mut problems,
     );
     let limits = kept(Limits::new(&file.limits, &config.name), &mut problems);
     let upstreams = kept(Upstreams::new(&file.upstreams(), &config.name, clock), &mut problems);
+    // Both the catalogue and the upstreams look at buckets and prefixes: each is told once.
+    for problem in of_datasets.into_vec() {
+        if !problems.iter().any(|told| (&told.file, &told.place) == (&problem.file, &problem.place)) {
+            problems.push(problem.file, problem.place, problem.message, problem.hint);
+        }
+    }
     match (bundle, routes, catalog, identity, limits, upstreams) {
         (Some(bundle), Some(routes), Some(catalog), Some(identity), Some(limits), Some(upstreams))
             if problems.is_empty() =>

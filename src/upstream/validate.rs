@@ -112,7 +112,11 @@ impl StoreSettings {
             }
             if !places.insert((&dataset.bucket, &dataset.prefix)) {
                 let text = format!("`{}/{}` is already another dataset", dataset.bucket, dataset.prefix);
-                notes.add(format_args!("datasets[{index}].prefix"), text, "");
+                notes.add(
+                    format_args!("datasets[{index}].prefix"),
+                    text,
+                    "give it another prefix, or remove one",
+                );
             }
         }
     }
@@ -146,7 +150,7 @@ fn dataset_problems(dataset: &DatasetSettings, index: usize, notes: &mut Notes<'
         notes.add(
             format_args!("datasets[{index}].prefix"),
             text,
-            "no leading `/`, no `//`, no `.` or `..` segment, at most 1024 bytes",
+            "write it without a leading `/`, `//`, `.` and `..` segments, in at most 1024 bytes, and end it in `/`",
         );
     }
 }

@@ -240,6 +240,16 @@ const BROKEN: &[Case] = &[
         s.config("path = \"/lake/*\"", "path = \"lake\"");
         s.config("[\"eu\", \"us\"]", "[]");
     }),
+    ("datasets without sense", |s| {
+        s.config("bucket = \"docs\"", "bucket = \"Docs\"");
+        s.config("prefix = \"handbook/\"", "prefix = \"/handbook\"");
+    }),
+    ("two datasets at one place", |s| {
+        s.config(
+            "[services.status]",
+            "[[stores.lake.datasets]]\nid = \"trials\"\nbucket = \"docs\"\nprefix = \"handbook/\"\n\n[services.status]",
+        );
+    }),
     ("limits of no route", |s| s.config("[limits.chat]", "[limits.chatter]")),
     ("limits without sense", |s| s.config("rate = 10", "burst = 10\nper = \"0s\"")),
     ("an endpoint with a path", |s| s.config("https://eu.example:8443", "https://eu.example:8443/v1")),
