@@ -12,7 +12,7 @@ use super::committer::{Committer, Segment, Takeover};
 use super::draft::Draft;
 use super::encode::{encode, text};
 use super::frame::Kind;
-use super::keys::{Keys, make_directory};
+use super::keys::{Digester, Keys, make_directory};
 use super::queue::{Entry, Place};
 use super::record::{Ending, Event, Outcome, Refusal};
 use super::recovery::{self, Recovered};
@@ -124,6 +124,17 @@ impl Audit {
     /// The key cannot be read or made; the reason is in the operator's log.
     pub fn digest(&self, tenant: &TenantName, bytes: &[u8]) -> Result<String, Unavailable> {
         self.inner.keys.digest(tenant, bytes).map_err(|error| {
+            tracing::error!(%error, %tenant, "the journal key of a tenant cannot be used");
+            self.inner.shared.refused(Unavailable::Key)
+        })
+    }
+
+    /// Like [`Audit::digest`], of bytes that come one after the other.
+    ///
+    /// # Errors
+    /// See [`Audit::digest`].
+    pub fn digester(&self, tenant: &TenantName) -> Result<Digester, Unavailable> {
+        self.inner.keys.digester(tenant).map_err(|error| {
             tracing::error!(%error, %tenant, "the journal key of a tenant cannot be used");
             self.inner.shared.refused(Unavailable::Key)
         })

@@ -2,6 +2,7 @@
 //! that tenant meaningless (crypto-shredding); a running gateway notices within [`FRESH`].
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -62,6 +63,29 @@ pub(crate) struct Keys {
     making: Mutex<()>,
 }
 
+/// HMAC-SHA-256 under a tenant's journal key of bytes as they pass.
+pub struct Digester(hmac::Context);
+
+impl fmt::Debug for Digester {
+    /// The context holds key material.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digester")
+    }
+}
+
+impl Digester {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all that came, hexadecimal.
+    #[must_use]
+    pub fn finish(self) -> String {
+        hex(self.0.sign().as_ref())
+    }
+}
+
 impl Keys {
     pub(crate) fn new(directory: PathBuf) -> Self {
         Self { directory, held: RwLock::default(), making: Mutex::default() }
@@ -71,6 +95,11 @@ impl Keys {
     pub(crate) fn digest(&self, tenant: &TenantName, bytes: &[u8]) -> Result<String, KeyError> {
         let key = self.key(tenant)?;
         Ok(hex(hmac::sign(&key, bytes).as_ref()))
+    }
+
+    /// The same, of bytes that come one after the other.
+    pub(crate) fn digester(&self, tenant: &TenantName) -> Result<Digester, KeyError> {
+        Ok(Digester(hmac::Context::with_key(&*self.key(tenant)?)))
     }
 
     fn fresh(&self, tenant: &TenantName) -> Option<Arc<hmac::Key>> {

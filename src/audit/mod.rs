@@ -33,6 +33,7 @@ use std::path::PathBuf;
 
 pub use draft::Draft;
 pub use journal::{Audit, Instance};
+pub use keys::Digester;
 pub use settings::{Settings, SettingsError};
 pub use shared::{State, Stats};
 

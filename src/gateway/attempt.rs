@@ -107,7 +107,7 @@ impl Crossing {
 
     /// A fresh request for one attempt; a streamed payload may be there only once.
     fn request(&mut self, exchange: &Exchange) -> Result<Request<Body>, Reject> {
-        let mut request = Request::new(self.payload.take(&exchange.request_bytes)?);
+        let mut request = Request::new(self.payload.take(&exchange.sent)?);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.inspected.path_and_query.clone());
         *request.headers_mut() = self.headers.clone();

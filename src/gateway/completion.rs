@@ -5,7 +5,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -23,6 +22,7 @@ use crate::telemetry::{ClientSpan, Telemetry, UpstreamRequest};
 use crate::upstream::AnswerError;
 
 use super::exchange::Finish;
+use super::payload::Sent;
 
 /// Everything that lives until the answer's last byte.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct Completion {
     pub(crate) tap: Option<Tap>,
     pub(crate) slot: Slot,
     pub(crate) status: StatusCode,
-    pub(crate) request_bytes: Arc<AtomicU64>,
+    pub(crate) sent: Arc<Sent>,
     pub(crate) first_byte: Option<Instant>,
     pub(crate) finish: Finish,
 }
@@ -166,7 +166,8 @@ impl Completion {
             draft.close(&Outcome {
                 status: Some(self.status.as_u16()),
                 code: code.map(Into::into),
-                request_bytes: self.request_bytes.load(Ordering::Relaxed),
+                request_bytes: self.sent.bytes(),
+                request_digest: self.sent.digest().map(Into::into),
                 response_bytes,
                 usage,
                 duration_us: since(Instant::now()),

@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::USER_AGENT;
@@ -19,6 +18,7 @@ use crate::model::{Action, AuditMode, Authn, Label, Principal, RecordId, Resourc
 use crate::route::Route;
 use crate::telemetry::{RequestSpan, ServerFacts, ServerRequest, Telemetry};
 
+use super::payload::Sent;
 use super::record;
 use super::reject::Reject;
 
@@ -35,7 +35,7 @@ pub(crate) struct Exchange {
     pub(crate) draft: Option<Draft>,
     /// The decision that was written last says what happened; only its outcome is owed.
     pub(crate) recorded: bool,
-    pub(crate) request_bytes: Arc<AtomicU64>,
+    pub(crate) sent: Arc<Sent>,
     /// Taken by whoever ends the request.
     pub(crate) finish: Option<Finish>,
 }
@@ -125,7 +125,7 @@ impl Exchange {
             host: String::new(),
             code: None,
         };
-        Self { facts, draft: None, recorded: false, request_bytes: Arc::default(), finish: Some(finish) }
+        Self { facts, draft: None, recorded: false, sent: Arc::default(), finish: Some(finish) }
     }
 
     pub(crate) fn parsed(&mut self, inbound: &Inbound) {
@@ -250,7 +250,8 @@ impl Exchange {
     fn outcome(&self, ending: Ending) -> Outcome<'static> {
         let elapsed = self.finish.as_ref().map_or(Duration::ZERO, |finish| finish.started.elapsed());
         Outcome {
-            request_bytes: self.request_bytes.load(Ordering::Relaxed),
+            request_bytes: self.sent.bytes(),
+            request_digest: self.sent.digest().map(|digest| digest.to_owned().into()),
             duration_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
             ..Outcome::bare(ending)
         }

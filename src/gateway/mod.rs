@@ -90,7 +90,7 @@ impl Gateway {
         .await?;
         exchange.inspected(&inspected);
         let path = Snapshot::forwarded_path(route, &inbound.target);
-        let payload = Payload::new(body, &exchange.request_bytes);
+        let payload = Payload::new(body, &exchange.sent, || self.audit.digester(&principal.tenant))?;
         let crossing = Crossing::new(&principal, inbound, inspected, payload, path);
         attempt::run(self, snapshot, exchange, crossing).await
     }

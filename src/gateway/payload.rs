@@ -4,12 +4,13 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use crate::audit::{Digester, Unavailable};
 use crate::inspect;
 use crate::message::{self, Body, BoxError};
 
@@ -26,13 +27,20 @@ pub(super) enum Payload {
 }
 
 impl Payload {
-    /// The payload of an inspected request; its bytes are counted as they leave.
-    pub(super) fn new(payload: inspect::Payload, sent: &Arc<AtomicU64>) -> Self {
-        match payload {
+    /// The payload of an inspected request. Its bytes are counted as they leave; a stream's are digested too, for what is
+    /// held whole is digested for the decision.
+    pub(super) fn new(
+        payload: inspect::Payload,
+        sent: &Arc<Sent>,
+        digester: impl FnOnce() -> Result<Digester, Unavailable>,
+    ) -> Result<Self, Unavailable> {
+        Ok(match payload {
             inspect::Payload::Buffered(bytes) => Self::Whole(bytes),
             inspect::Payload::Streaming(body) if body.is_end_stream() => Self::Whole(Bytes::new()),
-            inspect::Payload::Streaming(body) => Self::Stream(Mutex::new(Some(counted(body, sent)))),
-        }
+            inspect::Payload::Streaming(body) => {
+                Self::Stream(Mutex::new(Some(counted(body, sent, Some(digester()?)))))
+            }
+        })
     }
 
     /// The bytes, if they are held.
@@ -44,11 +52,11 @@ impl Payload {
     }
 
     /// The body for one attempt.
-    pub(super) fn take(&mut self, sent: &Arc<AtomicU64>) -> Result<Body, Reject> {
-        sent.store(0, Ordering::Relaxed);
+    pub(super) fn take(&mut self, sent: &Arc<Sent>) -> Result<Body, Reject> {
+        sent.bytes.store(0, Ordering::Relaxed);
         match self {
             Self::Whole(bytes) if bytes.is_empty() => Ok(message::empty()),
-            Self::Whole(bytes) => Ok(counted(message::full(bytes.clone()), sent)),
+            Self::Whole(bytes) => Ok(counted(message::full(bytes.clone()), sent, None)),
             Self::Stream(body) => {
                 let body = body.get_mut().unwrap_or_else(PoisonError::into_inner).take();
                 body.ok_or_else(|| Reject::internal("the request's body was taken by an earlier attempt"))
@@ -72,14 +80,51 @@ impl Payload {
     }
 }
 
-fn counted(body: Body, sent: &Arc<AtomicU64>) -> Body {
-    message::boxed(Counted { body, sent: Arc::clone(sent) })
+/// What left of a request's body.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    bytes: AtomicU64,
+    digest: OnceLock<String>,
+}
+
+impl Sent {
+    /// How many bytes the far side took in the last attempt.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// HMAC of a stream that was sent whole.
+    pub(crate) fn digest(&self) -> Option<&str> {
+        self.digest.get().map(String::as_str)
+    }
+}
+
+fn counted(body: Body, sent: &Arc<Sent>, digester: Option<Digester>) -> Body {
+    message::boxed(Counted { body, sent: Arc::clone(sent), digester })
 }
 
 /// A body whose bytes are counted as they leave.
 struct Counted {
     body: Body,
-    sent: Arc<AtomicU64>,
+    sent: Arc<Sent>,
+    /// Taken when the body has ended whole.
+    digester: Option<Digester>,
+}
+
+impl Counted {
+    fn passed(&mut self, data: &Bytes) {
+        self.sent.bytes.fetch_add(u64::try_from(data.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if let Some(digester) = &mut self.digester {
+            digester.update(data);
+        }
+    }
+
+    fn ended(&mut self) {
+        if let Some(digester) = self.digester.take() {
+            // A stream is sent once, so nobody was here before.
+            let _ = self.sent.digest.set(digester.finish());
+        }
+    }
 }
 
 impl HttpBody for Counted {
@@ -91,10 +136,18 @@ impl HttpBody for Counted {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.sent.fetch_add(u64::try_from(data.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        match &frame {
+            None => self.ended(),
+            Some(Err(_)) => self.digester = None,
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.passed(data);
+                }
+                // The HTTP client does not ask again once the length is reached.
+                if self.body.is_end_stream() {
+                    self.ended();
+                }
+            }
         }
         Poll::Ready(frame)
     }

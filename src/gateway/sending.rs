@@ -83,7 +83,7 @@ impl Sending {
             tap: inference.then(|| Tap::for_response(true, &head.headers)),
             slot,
             status: head.status,
-            request_bytes: Arc::clone(&exchange.request_bytes),
+            sent: Arc::clone(&exchange.sent),
             first_byte: None,
             finish,
         };

@@ -28,6 +28,9 @@ pub struct Outcome<'a> {
     /// From the first byte of the request to the first byte of the response, microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_to_first_byte_us: Option<u64>,
+    /// HMAC of the request body before protection, if it streamed and was sent whole. A buffered one is in the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_digest: Option<Text<'a>>,
     /// HMAC of the response body, if it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_digest: Option<Text<'a>>,
@@ -46,6 +49,7 @@ impl Outcome<'_> {
             usage: None,
             duration_us: 0,
             time_to_first_byte_us: None,
+            request_digest: None,
             response_digest: None,
         }
     }

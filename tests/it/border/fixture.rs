@@ -85,6 +85,13 @@ impl Border {
         found
     }
 
+    /// HMAC-SHA-256 under the journal key of the anonymous tenant, hexadecimal.
+    pub(super) fn hmac(&self, bytes: &[u8]) -> String {
+        let key = std::fs::read(self.dir.path().join("journal/keys/anonymous.key")).unwrap();
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key);
+        aws_lc_rs::hmac::sign(&key, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The records once the crossing has its outcome.
     pub(super) async fn closed_records(&self, id: &str) -> Vec<Value> {
         for _ in 0..500 {
