@@ -30,6 +30,11 @@ pub(super) struct Border {
 impl Border {
     /// Starts a gateway whose route `/*` leads to the service at `endpoints`, without identity.
     pub(super) async fn start(endpoints: &[String]) -> Self {
+        Self::start_with(endpoints, "").await
+    }
+
+    /// The same with more tables in its configuration.
+    pub(super) async fn start_with(endpoints: &[String], more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("test", SystemClock.now()).unwrap();
         authority.issued().write(dir.path(), "ca").unwrap();
@@ -39,7 +44,7 @@ impl Border {
         embedded::write_to(&dir.path().join("policies")).unwrap();
         write_policy(dir.path(), OPEN);
         let file = dir.path().join("tidegate.toml");
-        std::fs::write(&file, configuration(endpoints)).unwrap();
+        std::fs::write(&file, configuration(endpoints) + more).unwrap();
         let running = app::start(&file).await.unwrap();
         Self { dir, running }
     }

@@ -2,5 +2,6 @@
 
 mod failover;
 mod fixture;
+mod limits;
 mod promise;
 mod reload;
