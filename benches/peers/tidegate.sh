@@ -4,7 +4,8 @@
 #
 # Tidegate as a peer of a side-by-side benchmark: one worker thread, everything governed.
 # GATEWAY_BIN is the program. PB_AUDIT=required waits for fsync before a request goes on; the default best_effort waits for
-# write alone. PB_TELEMETRY=0 leaves out the OTLP sink, which runs on CPU PB_SINK_CPU (1), where the load is.
+# write alone. PB_TOKEN_CACHE=0 verifies every token anew, as if none came twice. PB_TELEMETRY=0 leaves out the OTLP sink,
+# which runs on CPU PB_SINK_CPU (1), where the load is.
 set -eu
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 bin=${GATEWAY_BIN:?path of the tidegate program}
@@ -139,6 +140,9 @@ audiences = ["$PB_AUD"]
 algorithms = ["RS256", "ES256"]
 jwks_file = "$PB_JWKS"
 tenant_claim = "role"
+
+[identity.cache]
+entries = ${PB_TOKEN_CACHE:-100000}
 
 [policy]
 directory = "policies"
