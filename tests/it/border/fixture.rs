@@ -35,6 +35,11 @@ impl Border {
 
     /// The same with more tables in its configuration.
     pub(super) async fn start_with(endpoints: &[String], more: &str) -> Self {
+        Self::start_at("127.0.0.1:0", endpoints, more).await
+    }
+
+    /// The same on another address.
+    pub(super) async fn start_at(address: &str, endpoints: &[String], more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("test", SystemClock.now()).unwrap();
         authority.issued().write(dir.path(), "ca").unwrap();
@@ -44,7 +49,7 @@ impl Border {
         embedded::write_to(&dir.path().join("policies")).unwrap();
         write_policy(dir.path(), OPEN);
         let file = dir.path().join("tidegate.toml");
-        std::fs::write(&file, configuration(endpoints) + more).unwrap();
+        std::fs::write(&file, configuration(address, endpoints) + more).unwrap();
         let running = app::start(&file).await.unwrap();
         Self { dir, running }
     }
@@ -70,7 +75,8 @@ impl Border {
 
     pub(super) async fn connect(&self) -> TokioIo<tidegate::net::Stream> {
         let tls = ClientTls::load(&self.dir.path().join("ca.pem"), None, Alpn::Http1).unwrap();
-        let uri: http::Uri = format!("https://{}", self.running.data_address()).parse().unwrap();
+        let uri: http::Uri =
+            format!("https://127.0.0.1:{}", self.running.data_address().port()).parse().unwrap();
         let origin = Origin::of(&uri).unwrap();
         let times = ConnectTimes::default();
         let connector = Connector::secure(origin, &tls, Some("localhost"), Reach::default(), times);
@@ -79,13 +85,25 @@ impl Border {
 
     /// The records of one crossing, in order.
     pub(super) fn records(&self, id: &str) -> Vec<Value> {
+        self.journal().into_iter().filter(|record| record["id"] == id).collect()
+    }
+
+    /// The first outcome of any crossing.
+    pub(super) async fn first_outcome(&self) -> Value {
+        for _ in 0..500 {
+            if let Some(outcome) = self.journal().into_iter().find(|record| record["kind"] == "outcome") {
+                return outcome;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("no outcome: {:?}", self.journal());
+    }
+
+    fn journal(&self) -> Vec<Value> {
         let mut reader = Reader::open(&self.dir.path().join("journal"), None).unwrap();
         let mut found = Vec::new();
         while let Some(stored) = reader.read_next().unwrap() {
-            let record: Value = serde_json::from_slice(stored.payload).unwrap();
-            if record["id"] == id {
-                found.push(record);
-            }
+            found.push(serde_json::from_slice(stored.payload).unwrap());
         }
         found
     }
@@ -117,11 +135,11 @@ pub(super) fn write_policy(dir: &Path, text: &str) {
     std::fs::rename(beside, dir.join("policies/90-test.cedar")).unwrap();
 }
 
-fn configuration(endpoints: &[String]) -> String {
+fn configuration(address: &str, endpoints: &[String]) -> String {
     format!(
         r#"
 [listen]
-address = "127.0.0.1:0"
+address = "{address}"
 drain = "5s"
 [listen.tls]
 certificate = "server.pem"

@@ -1,5 +1,6 @@
 //! The whole gateway on real sockets: what leaves, what is recorded, what a reload does.
 
+mod endings;
 mod failover;
 mod fixture;
 mod limits;

@@ -89,3 +89,23 @@ async fn eventually<F: Future<Output = bool>>(condition: impl Fn() -> F) {
     }
     panic!("it never came to pass");
 }
+
+#[tokio::test]
+async fn a_set_that_could_not_be_archived_is_tried_again_without_a_change_of_its_files() {
+    let recorder = Recorder::start().await;
+    let border = Border::start(std::slice::from_ref(&recorder.endpoint)).await;
+    let (bundles, aside) = (border.dir.path().join("journal/bundles"), border.dir.path().join("aside"));
+    std::fs::rename(&bundles, &aside).unwrap();
+    std::fs::write(&bundles, "in the way").unwrap();
+    let forbid = "@id(\"test-closed\")\nforbid (principal, action, resource);\n";
+    write_policy(border.dir.path(), forbid);
+    eventually(|| async { ready(&border).await["refused_reload"].is_string() }).await;
+    let hash = Bundle::load(&border.dir.path().join("policies")).unwrap().hash().to_owned();
+    assert_ne!(ready(&border).await["bundle"], hash.as_str());
+    std::fs::remove_file(&bundles).unwrap();
+    std::fs::rename(&aside, &bundles).unwrap();
+    adopted(&border, &hash).await;
+    let answer = border.send(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(answer.status(), 403, "{answer:?}");
+    border.running.shutdown().await;
+}
