@@ -66,7 +66,7 @@ def gateway_config(routes, clusters=None, stores=None, services=None, issuer=Non
         config["identity"]["issuers"] = [{
             "algorithms": ["RS256"], "tenant": "acme", "teams_claim": "groups", **issuer}]
     if otlp:
-        config["telemetry"] = {"otlp_endpoint": otlp}
+        config["telemetry"] = {"otlp_endpoint": otlp, "metrics_interval": "1s"}
     for section, entries in (("clusters", clusters), ("stores", stores), ("services", services)):
         if entries:
             config[section] = entries
