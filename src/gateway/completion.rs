@@ -3,19 +3,16 @@
 //! The record is closed when the body ends, fails or is dropped, whichever comes first: a caller who hangs up
 //! leaves a record too.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::audit::Draft;
 use crate::audit::record::{Ending, Outcome};
 use crate::limit::Slot;
-use crate::message::{Body, BoxError};
+use crate::message::{BoxError, Observer};
 use crate::meter::Tap;
 use crate::model::Usage;
 use crate::telemetry::{ClientSpan, Telemetry, UpstreamRequest};
@@ -70,28 +67,39 @@ impl UpstreamPart {
     }
 }
 
-/// A body that closes its record when it ends.
+/// Meters an answer as it passes and closes its record when it ends, fails or is dropped.
 #[derive(Debug)]
-pub(crate) struct Metered {
-    inner: Body,
+pub(crate) struct Meter {
     bytes: u64,
     completion: Option<Completion>,
 }
 
-impl Metered {
-    /// `bodiless` answers (HEAD, 204, 304) are whole with their head: the server never asks for their body.
-    pub(crate) fn new(inner: Body, completion: Completion, bodiless: bool) -> Self {
-        let mut body = Self { inner, bytes: 0, completion: Some(completion) };
-        if bodiless || body.inner.is_end_stream() {
-            body.close(Ending::Complete, None);
-        }
-        body
+impl Meter {
+    /// Meters what `completion` belongs to.
+    pub(crate) const fn new(completion: Completion) -> Self {
+        Self { bytes: 0, completion: Some(completion) }
     }
 
     fn close(&mut self, ending: Ending, code: Option<&'static str>) {
         if let Some(completion) = self.completion.take() {
             completion.close(ending, code, self.bytes);
         }
+    }
+}
+
+impl Observer for Meter {
+    fn passed(&mut self, data: &Bytes) {
+        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        if let Some(completion) = &mut self.completion {
+            completion.first_byte.get_or_insert_with(Instant::now);
+            if let Some(tap) = &mut completion.tap {
+                tap.feed(data);
+            }
+        }
+    }
+
+    fn ended(&mut self) {
+        self.close(Ending::Complete, None);
     }
 
     fn failed(&mut self, error: &BoxError) {
@@ -102,53 +110,9 @@ impl Metered {
         };
         self.close(ending, fault.map(AnswerError::code));
     }
-
-    fn passed(&mut self, data: &Bytes) {
-        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
-        if let Some(completion) = &mut self.completion {
-            completion.first_byte.get_or_insert_with(Instant::now);
-            if let Some(tap) = &mut completion.tap {
-                tap.feed(data);
-            }
-        }
-    }
 }
 
-impl HttpBody for Metered {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        match &frame {
-            None => self.close(Ending::Complete, None),
-            Some(Err(error)) => self.failed(error),
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    self.passed(data);
-                }
-                // The server does not ask again once the length is reached.
-                if self.inner.is_end_stream() {
-                    self.close(Ending::Complete, None);
-                }
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-impl Drop for Metered {
+impl Drop for Meter {
     fn drop(&mut self) {
         let ending = if std::thread::panicking() { Ending::Panicked } else { Ending::ClientGone };
         self.close(ending, None);

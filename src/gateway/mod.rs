@@ -89,7 +89,8 @@ impl Gateway {
         )
         .await?;
         exchange.inspected(&inspected);
-        let path = Snapshot::forwarded_path(route, &inbound.target);
+        let path = Snapshot::forwarded_path(route, &inbound.target)
+            .ok_or_else(|| Reject::internal("nothing of the path is left to forward"))?;
         let payload = Payload::new(body, &exchange.sent, || self.audit.digester(&principal.tenant))?;
         let crossing = Crossing::new(&principal, inbound, inspected, payload, path);
         attempt::run(self, snapshot, exchange, crossing).await

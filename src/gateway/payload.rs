@@ -2,17 +2,15 @@
 //!
 //! The far side gives a stream back if it took no byte of it; then the next attempt may have it.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 
 use crate::audit::{Digester, Unavailable};
 use crate::inspect;
-use crate::message::{self, Body, BoxError};
+use crate::message::{self, Body, BoxError, Observed, Observer};
 
 use super::reject::Reject;
 
@@ -100,18 +98,17 @@ impl Sent {
 }
 
 fn counted(body: Body, sent: &Arc<Sent>, digester: Option<Digester>) -> Body {
-    message::boxed(Counted { body, sent: Arc::clone(sent), digester })
+    message::boxed(Observed::new(body, Counter { sent: Arc::clone(sent), digester }))
 }
 
-/// A body whose bytes are counted as they leave.
-struct Counted {
-    body: Body,
+/// Counts and digests a body as it leaves.
+struct Counter {
     sent: Arc<Sent>,
     /// Taken when the body has ended whole.
     digester: Option<Digester>,
 }
 
-impl Counted {
+impl Observer for Counter {
     fn passed(&mut self, data: &Bytes) {
         self.sent.bytes.fetch_add(u64::try_from(data.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let Some(digester) = &mut self.digester {
@@ -125,38 +122,6 @@ impl Counted {
             let _ = self.sent.digest.set(digester.finish());
         }
     }
-}
 
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
-            None => self.ended(),
-            Some(Err(_)) => self.digester = None,
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    self.passed(data);
-                }
-                // The HTTP client does not ask again once the length is reached.
-                if self.body.is_end_stream() {
-                    self.ended();
-                }
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    fn failed(&mut self, _: &BoxError) {}
 }

@@ -7,14 +7,14 @@ use http::{Method, Response, StatusCode};
 
 use crate::inspect::Operation;
 use crate::limit::Slot;
-use crate::message::{self, Body, CheckedTrailers};
+use crate::message::{self, Body, CheckedTrailers, Observed, Observer as _};
 use crate::meter::Tap;
 use crate::policy::Permit;
 use crate::telemetry::AttemptFacts;
 use crate::upstream::{Answer, Endpoint, SendError};
 
 use super::attempt::Crossing;
-use super::completion::{Completion, Metered, UpstreamPart};
+use super::completion::{Completion, Meter, UpstreamPart};
 use super::exchange::{Exchange, stamp};
 use super::record;
 use super::reject::Reject;
@@ -89,7 +89,12 @@ impl Sending {
         };
         let bodiless = crossing.method == Method::HEAD
             || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let metered = Metered::new(body, completion, bodiless);
+        let mut meter = Meter::new(completion);
+        if bodiless {
+            // The server never asks for the body of such an answer: it is whole with its head.
+            meter.ended();
+        }
+        let metered = Observed::new(body, meter);
         let mut response = Response::from_parts(head, message::boxed(CheckedTrailers::new(metered)));
         stamp(&mut response, exchange.facts.id);
         Ok(response)

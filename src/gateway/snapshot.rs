@@ -40,8 +40,8 @@ impl Snapshot {
         }
     }
 
-    /// The decoded path that is forwarded, and so the one that Cedar sees.
-    pub(super) fn forwarded_path(route: &Route, target: &Target) -> String {
-        target.path_after(route.strip_segments).unwrap_or_else(|| target.path()).to_owned()
+    /// The decoded path that is forwarded, and so the one that Cedar sees; none if the prefix is all of it.
+    pub(super) fn forwarded_path(route: &Route, target: &Target) -> Option<String> {
+        target.path_after(route.strip_segments).map(str::to_owned)
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod gate;
 pub mod headers;
 mod inbound;
+mod observe;
 pub mod target;
 
 pub use body::{
@@ -21,4 +22,5 @@ pub use conn::{ClientCertificate, Connection, Protocol, TlsFacts};
 pub use error::GateError;
 pub use gate::{GateSettings, gate};
 pub use inbound::Inbound;
+pub use observe::{Observed, Observer};
 pub use target::Target;
