@@ -1,6 +1,6 @@
 //! Another endpoint is tried only when it is safe, and every attempt is decided and recorded.
 
-use super::fixture::{Border, Recorder};
+use super::fixture::{Border, Recorder, write_policy};
 
 /// A port that nobody listens on.
 fn dead() -> String {
@@ -60,5 +60,107 @@ async fn an_unread_body_ends_the_connection() {
     let answer = border.send(&request).await;
     assert_eq!(answer.status(), 400, "{answer:?}");
     assert!(recorder.take().is_empty());
+    border.running.shutdown().await;
+}
+
+/// Routes to clusters and to a service far away, beside the fixture's own.
+fn clusters(eu: &str, us: &str) -> String {
+    format!(
+        r#"
+[clusters.eu]
+endpoints = ["{eu}"]
+models = ["tide-small"]
+[clusters.us]
+endpoints = ["{us}"]
+models = ["tide-small"]
+[[routes]]
+name = "chat"
+path = "/v1/chat/completions"
+infer = {{ clusters = ["eu", "us"] }}
+identity = "none"
+audit = "best_effort"
+level = "public"
+residency = ["world"]
+"#
+    )
+}
+
+fn chat(more: &str) -> String {
+    let body = r#"{"model":"tide-small","messages":[]}"#;
+    let length = body.len();
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+#[tokio::test]
+async fn another_cluster_is_decided_on_again_and_one_outside_the_residency_sees_nothing() {
+    let recorder = Recorder::start().await;
+    let more = clusters(&dead(), &recorder.endpoint);
+    let border = Border::start_with(&[dead()], &more).await;
+    write_policy(
+        border.dir.path(),
+        "@id(\"test-chat\")\npermit (principal, action == Tidegate::Action::\"infer\", resource);\n",
+    );
+    border.running.reload();
+    let answer = loop {
+        let answer = border.send(chat("").as_bytes()).await;
+        if answer.status() != 403 {
+            break answer;
+        }
+    };
+    assert_eq!((answer.status(), recorder.take().len()), (200, 1), "{answer:?}");
+    let records = border.closed_records(&answer.record().unwrap()).await;
+    let decided: Vec<&str> = records
+        .iter()
+        .filter(|record| record["kind"] == "decision")
+        .map(|record| record["destination"].as_str().unwrap())
+        .collect();
+    assert_eq!(decided, ["eu", "us"], "{records:?}");
+
+    // Data of the EU: its one cluster is dead, and the other one must not hear of it.
+    let answer = border.send(chat("tidegate-residency: EU\r\n").as_bytes()).await;
+    assert_eq!(answer.status(), 403, "{answer:?}");
+    assert!(recorder.take().is_empty());
+    let records = border.closed_records(&answer.record().unwrap()).await;
+    let denied = records.iter().rfind(|record| record["kind"] == "decision").unwrap();
+    assert_eq!(
+        (&denied["decision"], &denied["policies"]),
+        (&"deny".into(), &serde_json::json!(["residency"]))
+    );
+    border.running.shutdown().await;
+}
+
+/// A service on another machine without TLS, by an address that is never dialled: the refusal comes before.
+const FAR: &str = r#"
+[services.far]
+endpoints = ["http://203.0.113.7:80"]
+plaintext = "accepted"
+allow_networks = ["203.0.113.0/24"]
+[[routes]]
+name = "far"
+path = "/far"
+service = "far"
+identity = "none"
+audit = "best_effort"
+level = "confidential"
+residency = ["world"]
+"#;
+
+#[tokio::test]
+async fn confidential_data_never_takes_an_accepted_plaintext_connection() {
+    let border = Border::with(FAR, |dir| {
+        let entities = dir.join("policies/entities.json");
+        let mut list: serde_json::Value = serde_json::from_slice(&std::fs::read(&entities).unwrap()).unwrap();
+        let far = serde_json::json!({ "uid": { "type": "Tidegate::Service", "id": "far" }, "attrs": {}, "parents": [] });
+        list.as_array_mut().unwrap().push(far);
+        std::fs::write(&entities, list.to_string()).unwrap();
+        write_policy(dir, "@id(\"test-far\")\npermit (principal, action, resource);\n");
+    })
+    .await;
+    let answer = border.send(b"GET /far HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(answer.status(), 403, "{answer:?}");
+    assert!(String::from_utf8_lossy(&answer.bytes).contains("plaintext_refused"), "{answer:?}");
     border.running.shutdown().await;
 }

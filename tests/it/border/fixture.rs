@@ -40,6 +40,16 @@ impl Border {
 
     /// The same on another address.
     pub(super) async fn start_at(address: &str, endpoints: &[String], more: &str) -> Self {
+        Self::prepared(&configuration(address, endpoints, more), |_| {}).await
+    }
+
+    /// The same with more tables in its configuration, and its directory changed before the start.
+    pub(super) async fn with(more: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let nowhere = ["http://127.0.0.1:9".to_owned()];
+        Self::prepared(&configuration("127.0.0.1:0", &nowhere, more), prepare).await
+    }
+
+    async fn prepared(configuration: &str, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("test", SystemClock.now()).unwrap();
         authority.issued().write(dir.path(), "ca").unwrap();
@@ -49,7 +59,8 @@ impl Border {
         embedded::write_to(&dir.path().join("policies")).unwrap();
         write_policy(dir.path(), OPEN);
         let file = dir.path().join("tidegate.toml");
-        std::fs::write(&file, configuration(address, endpoints) + more).unwrap();
+        std::fs::write(&file, configuration).unwrap();
+        prepare(dir.path());
         let running = app::start(&file).await.unwrap();
         Self { dir, running }
     }
@@ -135,7 +146,7 @@ pub(super) fn write_policy(dir: &Path, text: &str) {
     std::fs::rename(beside, dir.join("policies/90-test.cedar")).unwrap();
 }
 
-fn configuration(address: &str, endpoints: &[String]) -> String {
+fn configuration(address: &str, endpoints: &[String], more: &str) -> String {
     format!(
         r#"
 [listen]
@@ -164,7 +175,7 @@ identity = "none"
 audit = "best_effort"
 level = "public"
 residency = ["world"]
-"#
+{more}"#
     )
 }
 
