@@ -1,10 +1,11 @@
 """boto3, unsigned, through the gateway to a real S3 store: clients hold no key of the store."""
+import hmac
 import shutil
 import subprocess
 
 from checks import s3_client, status_of, use_store
 from harness import CLIENT, CLIENT_KEY, allowed, gateway_config, kind, texts
-from process import Skip
+from process import Skip, eventually
 
 
 def setup(t):
@@ -36,6 +37,25 @@ def test_a_job_with_a_certificate_uses_its_dataset(t):
     assert len(decisions) == 7 and all(map(allowed, decisions)), decisions
     # Object keys are private data too: a record holds their digest.
     assert not any("guide.txt" in text for record in decisions for text in texts(record))
+
+
+def test_an_upload_is_recorded_with_its_digest(t):
+    gateway, direct, bucket, _ = setup(t)
+    job = s3_client(gateway.url + "/lake", ca=gateway.ca, certificate=gateway.client_certificate)
+    body = bytes(range(256)) * 5000
+    job.put_object(Bucket=bucket, Key="handbook/upload", Body=body)
+    assert direct.get_object(Bucket=bucket, Key="handbook/upload")["Body"].read() == body
+
+    def outcome():
+        decided = [r["id"] for r in gateway.records() if r["kind"] == "decision" and r.get("action") == "write"]
+        return next((r for r in gateway.records() if r["kind"] == "outcome" and r["id"] in decided), None)
+
+    eventually(lambda: outcome() is not None, "the upload has an outcome", 10)
+    found = outcome()
+    # The client sent it in signed chunks; what is digested is what the store got.
+    key = (gateway.journal / "keys" / "acme.key").read_bytes()
+    assert found["request_digest"] == hmac.new(key, body, "sha256").hexdigest(), found
+    assert found["request_bytes"] == len(body), found
 
 
 def test_a_token_over_the_jobs_connection(t):
