@@ -67,7 +67,7 @@ where
     check_header_size(&headers, settings)?;
     check_header_names(&headers)?;
     check_transfer(&headers)?;
-    let expects_continue = expects_continue(&headers)?;
+    check_expectation(&headers)?;
     let target = Target::parse(&parts.uri, &headers, settings.max_uri.as_usize())?;
     let declared_bytes = declared_bytes(&headers, &body, settings.max_body.get())?;
     if matches!(parts.method, Method::GET | Method::HEAD) && declared_bytes != Some(0) {
@@ -83,7 +83,6 @@ where
         caller,
         version: parts.version,
         declared_bytes,
-        expects_continue,
         body,
     })
 }
@@ -148,11 +147,13 @@ fn check_transfer(headers: &HeaderMap) -> Result<(), GateError> {
     if coding.as_bytes().eq_ignore_ascii_case(b"chunked") { Ok(()) } else { Err(GateError::TransferCoding) }
 }
 
-fn expects_continue(headers: &HeaderMap) -> Result<bool, GateError> {
+/// The server itself sends `100 Continue` when the body is first polled, so after the decision.
+fn check_expectation(headers: &HeaderMap) -> Result<(), GateError> {
     match headers.get(EXPECT) {
-        None => Ok(false),
-        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
-        Some(_) => Err(GateError::ExpectationFailed),
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+            Err(GateError::ExpectationFailed)
+        }
+        _ => Ok(()),
     }
 }
 

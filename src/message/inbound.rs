@@ -19,8 +19,6 @@ pub struct Inbound {
     pub version: Version,
     /// The length of the body in bytes, if it is known before reading; 0 without a body.
     pub declared_bytes: Option<u64>,
-    /// The client waits for `100 Continue`: polling `body` sends it.
-    pub expects_continue: bool,
-    /// The body, bounded in bytes and idle time.
+    /// The body, bounded in bytes and idle time. Polling it sends `100 Continue` to a client that waits for it.
     pub body: Body,
 }
