@@ -42,12 +42,16 @@ pub(crate) fn write(out: &mut dyn Write, rows: &[Row], format: Format) -> io::Re
     }
 }
 
-/// One line a row if that fits or nobody looks (such output is for grep), else two.
+/// The narrowest terminal that rows are folded for, in columns. Below it a column is a letter wide; and a terminal that does not
+/// know its size (in a container, under a supervisor) says that it has none.
+const NARROWEST: u16 = 72;
+
+/// One line a row if that fits, nobody looks (such output is for grep) or folding would not help; else two.
 fn render(rows: &[Row], width: Option<u16>, colour: bool) -> Table {
     let wide = table(rows, false, colour);
     let natural = wide.lines().next().map_or(0, |line| line.chars().count());
     match width {
-        Some(width) if natural > usize::from(width) => {
+        Some(width) if width >= NARROWEST && natural > usize::from(width) => {
             let mut stacked = table(rows, true, colour);
             stacked.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
             // An id that is broken over two lines cannot be copied.
@@ -196,6 +200,14 @@ mod tests {
         └───┴──────────────────────┴──────────────────────────────────────┴────────────────────┴────────┘
         ");
         assert_eq!(render(&rows(), Some(80), false).to_string().matches(&rows()[0].record).count(), 1);
+    }
+
+    #[test]
+    fn a_terminal_without_a_size_gets_whole_lines() {
+        let whole = render(&rows(), None, false).to_string();
+        for width in [0, 1, 40] {
+            assert_eq!(render(&rows(), Some(width), false).to_string(), whole, "{width} columns");
+        }
     }
 
     #[test]
