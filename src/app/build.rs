@@ -112,6 +112,9 @@ fn catalog(config: &Config, problems: &mut Problems) -> Option<Catalog> {
     let mut catalog = Catalog::new(inside);
     for (name, cluster) in &config.file.clusters {
         catalog.add_cluster(name.clone(), cluster.models.iter().cloned());
+        if let Some(recipient) = &cluster.can_open {
+            catalog.add_recipient(name.clone(), recipient.clone());
+        }
     }
     for (name, store) in &config.file.stores {
         let datasets: Vec<DatasetSettings> = store

@@ -85,7 +85,7 @@ impl Gateway {
             Snapshot::facts(route),
             &snapshot.catalog,
             snapshot.bundle.jurisdictions(),
-            snapshot.identity.cluster_of(&principal),
+            &snapshot.identity.placement_of(&principal),
         )
         .await?;
         exchange.inspected(&inspected);

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 
 use crate::message::{CallerHeaders, ClientCertificate, Connection};
 use crate::model::{
-    Authn, Chain, Clock, ClusterName, IdentityRule, Principal, PrincipalKind, Problems, TenantName,
+    Authn, Chain, Clock, IdentityRule, Placement, Principal, PrincipalKind, Problems, TenantName,
 };
 
 use api_key::ApiKeys;
@@ -149,10 +149,11 @@ impl Identity {
         }
     }
 
-    /// The cluster where the workload that connected runs, if the configuration says so: where data goes that it reads.
+    /// What the configuration says of the workload that connected; nothing, if it names none.
     #[must_use]
-    pub fn cluster_of(&self, principal: &Principal) -> Option<&ClusterName> {
-        principal.chain.workload.as_deref().and_then(|workload| self.trust_domains.cluster(workload))
+    pub fn placement_of(&self, principal: &Principal) -> Placement {
+        let workload = principal.chain.workload.as_deref();
+        workload.and_then(|id| self.trust_domains.placement(id)).cloned().unwrap_or_default()
     }
 
     /// The state of every issuer's keys.

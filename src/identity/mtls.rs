@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::message::ClientCertificate;
-use crate::model::{ClusterName, Problems, TeamName, TenantName};
+use crate::model::{Placement, Problems, TeamName, TenantName};
 
 use super::error::{IdentityError, Why};
 use super::hex;
@@ -75,7 +75,7 @@ fn is_segment(segment: &str) -> bool {
 #[derive(Debug, Clone)]
 struct Facts {
     teams: Vec<TeamName>,
-    cluster: Option<ClusterName>,
+    placement: Placement,
 }
 
 #[derive(Debug)]
@@ -172,10 +172,10 @@ impl TrustDomains {
         })
     }
 
-    /// The cluster where the workload of that SPIFFE ID runs, if the configuration says so.
-    pub(super) fn cluster(&self, id: &str) -> Option<&ClusterName> {
+    /// What the configuration says of the workload of that SPIFFE ID.
+    pub(super) fn placement(&self, id: &str) -> Option<&Placement> {
         let domain = self.0.get(SpiffeId::parse(id)?.trust_domain)?;
-        domain.facts(id)?.cluster.as_ref()
+        domain.facts(id).map(|facts| &facts.placement)
     }
 }
 
@@ -213,7 +213,12 @@ fn add(domain: &mut TrustDomain, workload: &WorkloadSettings, name: &str) -> Res
     let mut teams = workload.teams.clone();
     teams.sort();
     teams.dedup();
-    let facts = Facts { teams, cluster: workload.cluster.clone() };
+    let placement = Placement {
+        cluster: workload.cluster.clone(),
+        can_open: workload.can_open.clone(),
+        peer: workload.peer,
+    };
+    let facts = Facts { teams, placement };
     let double = if exact {
         domain.exact.insert(bare.to_owned(), facts).is_some()
     } else {
@@ -290,6 +295,8 @@ mod tests {
             prefix: prefix.map(str::to_owned),
             teams: Vec::new(),
             cluster: Some(cluster.parse().unwrap()),
+            can_open: None,
+            peer: false,
         };
         let settings = MtlsSettings {
             trust_domains: vec![super::super::settings::TrustDomainSettings {
@@ -305,7 +312,7 @@ mod tests {
         let mut problems = Problems::new();
         let domains = TrustDomains::new(&settings, "t.toml", &mut problems);
         assert!(problems.is_empty(), "{problems}");
-        let cluster = |id| domains.cluster(id).map(ClusterName::as_str);
+        let cluster = |id| domains.placement(id)?.cluster.as_ref().map(crate::model::ClusterName::as_str);
         assert_eq!(cluster("spiffe://td/ns/a/one"), Some("one"));
         assert_eq!(cluster("spiffe://td/ns/a/two"), Some("a"));
         assert_eq!(cluster("spiffe://td/ns/ab"), Some("ns"));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterName, Duration, TeamName, TenantName};
+use crate::model::{ClusterName, Duration, RecipientName, TeamName, TenantName};
 
 /// The most issuers, trust domains and workload entries that are accepted, each.
 pub(super) const MAX_LIST: usize = 1_000;
@@ -208,6 +208,12 @@ pub struct WorkloadSettings {
     /// The cluster where the workload runs: the destination of what it reads. Absent: unknown.
     #[serde(default)]
     pub cluster: Option<ClusterName>,
+    /// The recipient whose keys the workload holds: what it reads can be sealed for it. Absent: the `can_open` of its cluster.
+    #[serde(default)]
+    pub can_open: Option<RecipientName>,
+    /// Whether it is another Tidegate: its sealed messages are opened on routes that say `opens`, and its `tidegate-*` headers count.
+    #[serde(default)]
+    pub peer: bool,
 }
 
 /// The cache of verified tokens.

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ClusterName, DatasetName, Floor, Level, ModelName, Problems, Residency, ServiceName, StoreName,
+    ClusterName, DatasetName, Floor, Level, ModelName, Problems, RecipientName, Residency, ServiceName,
+    StoreName,
 };
 
 /// One dataset of a store: the keys of a bucket that start with a prefix.
@@ -43,6 +44,7 @@ pub struct Dataset {
 pub struct Catalog {
     inside: ClusterName,
     models: HashMap<ClusterName, HashSet<ModelName>>,
+    can_open: HashMap<ClusterName, RecipientName>,
     /// Each bucket's datasets, the longest prefix first.
     datasets: HashMap<StoreName, HashMap<String, Vec<Dataset>>>,
     services: HashMap<ServiceName, ClusterName>,
@@ -52,12 +54,23 @@ impl Catalog {
     /// An empty catalog; `inside` is the cluster that stands for the private side (`private`).
     #[must_use]
     pub fn new(inside: ClusterName) -> Self {
-        Self { inside, models: HashMap::new(), datasets: HashMap::new(), services: HashMap::new() }
+        Self {
+            inside,
+            models: HashMap::new(),
+            can_open: HashMap::new(),
+            datasets: HashMap::new(),
+            services: HashMap::new(),
+        }
     }
 
     /// Adds the models of a cluster.
     pub fn add_cluster(&mut self, cluster: ClusterName, models: impl IntoIterator<Item = ModelName>) {
         self.models.entry(cluster).or_default().extend(models);
+    }
+
+    /// Says whose keys a cluster can open.
+    pub fn add_recipient(&mut self, cluster: ClusterName, recipient: RecipientName) {
+        self.can_open.insert(cluster, recipient);
     }
 
     /// Adds a plain service and the cluster where it runs; `private` for one inside.
@@ -114,6 +127,12 @@ impl Catalog {
     #[must_use]
     pub fn serves(&self, cluster: &ClusterName, model: &ModelName) -> bool {
         self.models.get(cluster).is_some_and(|models| models.contains(model))
+    }
+
+    /// Whose keys a cluster can open.
+    #[must_use]
+    pub fn can_open(&self, cluster: &ClusterName) -> Option<&RecipientName> {
+        self.can_open.get(cluster)
     }
 
     /// Where a service runs.

@@ -56,6 +56,7 @@ fn candidates(clusters: &[ClusterName], model: &ModelName, catalog: &Catalog) ->
         resource: Resource::Model { cluster: cluster.clone(), model: model.clone() },
         destination: Some(cluster.clone()),
         upstream: UpstreamRef::Cluster(cluster.clone()),
+        can_open: catalog.can_open(cluster).cloned(),
     };
     serving.take(MAX_CANDIDATES).map(candidate).collect()
 }

@@ -26,7 +26,7 @@ pub use label::effective_label;
 pub use store::{StoreCall, StoreOperation};
 
 use crate::message::{Body, Inbound};
-use crate::model::{Action, Candidate, ClusterName, Floor, Jurisdictions, Label, ModelName, RouteKind};
+use crate::model::{Action, Candidate, Floor, Jurisdictions, Label, ModelName, Placement, RouteKind};
 
 /// The most candidates of one request.
 pub const MAX_CANDIDATES: usize = 8;
@@ -129,7 +129,7 @@ pub async fn inspect(
     route: RouteFacts<'_>,
     catalog: &Catalog,
     jurisdictions: &Jurisdictions,
-    reader: Option<&ClusterName>,
+    reader: &Placement,
 ) -> Result<(Inspected, Payload), InspectError> {
     if inbound.declared_bytes.is_some_and(|bytes| bytes > route.max_body) {
         return Err(InspectError::too_large(route.max_body));

@@ -1,5 +1,7 @@
 //! Plain HTTP services: the body streams, only the label is fixed.
 
+use http::Method;
+
 use super::label::{effective_label, purpose};
 use super::{Catalog, InspectError, Inspected, Operation, Payload, RouteFacts};
 use crate::message::{Body, Inbound, Limited, boxed, empty};
@@ -15,12 +17,16 @@ pub(super) fn inspect(
     let destination = catalog.service(service).ok_or(InspectError::Unconfigured)?.clone();
     let label = effective_label(route.floor, None, &inbound.caller, jurisdictions)?;
     let path_and_query = inbound.target.forward(route.strip_segments).ok_or(InspectError::Unconfigured)?;
+    // Only what has a body can be sealed.
+    let sealable = matches!(inbound.method, Method::POST | Method::PUT | Method::PATCH);
+    let can_open = catalog.can_open(&destination).filter(|_| sealable).cloned();
     let inspected = Inspected {
         action: Action::Call,
         candidates: vec![Candidate {
             resource: Resource::Service(service.clone()),
             destination: Some(destination),
             upstream: UpstreamRef::Service(service.clone()),
+            can_open,
         }],
         label,
         bytes: inbound.declared_bytes.unwrap_or(route.max_body),

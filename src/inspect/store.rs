@@ -15,7 +15,9 @@ use super::label::{effective_label, purpose};
 use super::plain::take_body;
 use super::{Catalog, InspectError, Inspected, Operation, Payload, RouteFacts};
 use crate::message::{Inbound, Target, boxed};
-use crate::model::{Action, Candidate, ClusterName, Jurisdictions, Resource, StoreName, UpstreamRef};
+use crate::model::{
+    Action, Candidate, Jurisdictions, Placement, RecipientName, Resource, StoreName, UpstreamRef,
+};
 
 /// The longest key, in bytes (S3's own bound).
 const MAX_KEY_BYTES: usize = 1024;
@@ -102,7 +104,7 @@ pub(super) fn inspect(
     store: &StoreName,
     catalog: &Catalog,
     jurisdictions: &Jurisdictions,
-    reader: Option<&ClusterName>,
+    reader: &Placement,
 ) -> Result<(Inspected, Payload), InspectError> {
     let (call, path_and_query) = read_target(&inbound.method, &inbound.target, route.strip_segments)?;
     check_headers(&inbound.headers)?;
@@ -112,10 +114,11 @@ pub(super) fn inspect(
     let dataset = find_dataset(&call, store, catalog)?;
     let label = effective_label(route.floor, Some(&dataset.label), &inbound.caller, jurisdictions)?;
     let action = call.operation.action();
-    let destination = match action {
-        Action::Read | Action::List => reader.cloned(),
-        _ => Some(catalog.inside().clone()),
+    let (destination, can_open) = match action {
+        Action::Read | Action::List => (reader.cluster.clone(), sealed_for(reader, catalog)),
+        _ => (Some(catalog.inside().clone()), None),
     };
+    let can_open = can_open.filter(|_| call.operation == StoreOperation::GetObject);
     let purpose = purpose(&inbound.caller)?;
     let body = match framing {
         Some(framing) => {
@@ -130,6 +133,7 @@ pub(super) fn inspect(
             resource: Resource::Dataset(dataset.name.clone()),
             destination,
             upstream: UpstreamRef::Store(store.clone()),
+            can_open,
         }],
         label,
         bytes,
@@ -140,6 +144,12 @@ pub(super) fn inspect(
         path_and_query,
     };
     Ok((inspected, Payload::Streaming(body)))
+}
+
+/// Whose keys the reader holds: its own, else those of its cluster.
+fn sealed_for(reader: &Placement, catalog: &Catalog) -> Option<RecipientName> {
+    let of_cluster = || reader.cluster.as_ref().and_then(|cluster| catalog.can_open(cluster));
+    reader.can_open.as_ref().or_else(of_cluster).cloned()
 }
 
 /// The operation, and the target in the one form that is sent on.

@@ -18,12 +18,12 @@ pub use action::{Action, AuditMode, IdentityRule, Protection};
 pub use clock::{Clock, SystemClock};
 pub use label::{Jurisdictions, Label, Level, Origin, Residency, UnknownJurisdiction};
 pub use names::{
-    ClusterName, DatasetName, InvalidName, Jurisdiction, ModelName, RecordId, RouteName, ServiceName,
-    StoreName, TeamName, TenantName,
+    ClusterName, DatasetName, InvalidName, Jurisdiction, ModelName, RecipientName, RecordId, RouteName,
+    ServiceName, StoreName, TeamName, TenantName,
 };
 pub use principal::{Authn, Chain, Principal, PrincipalKind};
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretFileError};
-pub use target::{Candidate, Floor, Resource, RouteKind, UpstreamRef};
+pub use target::{Candidate, Floor, Placement, Resource, RouteKind, UpstreamRef};
 pub use units::{ByteSize, Duration, InvalidUnit};
 pub use usage::Usage;

@@ -97,6 +97,8 @@ names! {
     TenantName;
     /// A team; the id of its `Tidegate::Team` entity.
     TeamName;
+    /// A recipient of sealed payloads: the name of its keys.
+    RecipientName;
     /// A jurisdiction; the id of its `Tidegate::Jurisdiction` entity.
     Jurisdiction;
 }

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Action, ClusterName, DatasetName, Level, ModelName, Residency, ServiceName, StoreName};
+use super::{
+    Action, ClusterName, DatasetName, Level, ModelName, Protection, RecipientName, Residency, ServiceName,
+    StoreName,
+};
 
 /// The Cedar resource of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -80,6 +83,30 @@ pub struct Candidate {
     pub destination: Option<ClusterName>,
     /// The far side.
     pub upstream: UpstreamRef,
+    /// The keys that whoever gets the data can open; without any, sealed is no way to serve the request.
+    pub can_open: Option<RecipientName>,
+}
+
+impl Candidate {
+    /// Whether both ends can do it: sealing needs somebody who can open.
+    #[must_use]
+    pub const fn can(&self, protection: Protection) -> bool {
+        match protection {
+            Protection::None | Protection::Masked => true,
+            Protection::Sealed => self.can_open.is_some(),
+        }
+    }
+}
+
+/// What the configuration says of the workload that connected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Where it runs, which is where data goes that it reads.
+    pub cluster: Option<ClusterName>,
+    /// The keys that it can open; they win over those of its cluster.
+    pub can_open: Option<RecipientName>,
+    /// Whether it is another gateway, whose sealed messages are opened.
+    pub peer: bool,
 }
 
 /// What a route leads to; it fixes the kind of resource and, but for stores, the action.

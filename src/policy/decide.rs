@@ -41,7 +41,7 @@ struct Placed<'a> {
 }
 
 impl Bundle {
-    /// Asks Cedar for each candidate in order, for each under each rung in order, until one is allowed.
+    /// Asks Cedar for each candidate in order, for each under each rung that both its ends can do in order, until one is allowed.
     ///
     /// # Errors
     /// A [`Denial`] if none is allowed, or at once if anything is wrong: more than 8 candidates or 3 rungs, an unknown entity, a
@@ -84,7 +84,7 @@ impl Bundle {
         let base = BaseContext::new(case.request, self.names())
             .map_err(|error| (DenialReason::InvalidRequest, describe(&error)))?;
         for placed in &placed {
-            for rung in rungs {
+            for rung in rungs.iter().filter(|rung| placed.candidate.can(**rung)) {
                 record.attempt(placed.candidate, *rung);
                 let response = self.evaluate(case, &base, placed, *rung)?;
                 let evaluation = self.evaluation(placed.candidate, *rung, &response);
@@ -283,7 +283,9 @@ mod tests {
              && context.destination == Tidegate::Cluster::\"eu\" };",
         );
         let (who, what) = (researcher(), label(Level::Internal, "world"));
-        let candidates = [on("us", "tide-small"), on("eu", "tide-small")];
+        let peer =
+            |cluster| Candidate { can_open: Some("peer".parse().unwrap()), ..on(cluster, "tide-small") };
+        let candidates = [peer("us"), peer("eu")];
         let permit = bundle.decide(&request(&who, &what), &candidates, LADDER).unwrap();
         assert_eq!(permit.protection(), Protection::Sealed);
         assert_eq!(permit.candidate(), &candidates[1]);

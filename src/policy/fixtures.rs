@@ -43,5 +43,10 @@ pub(super) fn request<'a>(principal: &'a Principal, label: &'a Label) -> AuthzRe
 pub(super) fn on(cluster: &str, model: &str) -> Candidate {
     let cluster: ClusterName = cluster.parse().unwrap();
     let resource = Resource::Model { cluster: cluster.clone(), model: model.parse().unwrap() };
-    Candidate { resource, destination: Some(cluster.clone()), upstream: UpstreamRef::Cluster(cluster) }
+    Candidate {
+        resource,
+        destination: Some(cluster.clone()),
+        upstream: UpstreamRef::Cluster(cluster),
+        can_open: None,
+    }
 }

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterName, DatasetName, Duration, Level, ModelName, Residency, ServiceName, StoreName};
+use crate::model::{
+    ClusterName, DatasetName, Duration, Level, ModelName, RecipientName, Residency, ServiceName, StoreName,
+};
 
 /// All far sides, by name. Two equal values make the same pools, so pools need not be made anew on a reload.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -144,6 +146,10 @@ far_side! {
     ClusterSettings {
         /// The models that it serves, by the names that clients use and that are sent on unchanged.
         models: Vec<ModelName>,
+        /// The recipient whose keys its far end can open: another Tidegate there, or any program that has them. Payloads can then be
+        /// sealed for it; whether they are, policy decides. Absent: nothing can be sealed for it.
+        #[serde(default)]
+        can_open: Option<RecipientName>,
         /// File with the key that is sent as `Authorization: Bearer`, mode 0600. Absent: none is sent.
         #[serde(default)]
         credential_file: Option<PathBuf>,

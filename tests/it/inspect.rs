@@ -17,7 +17,7 @@ use tidegate::inspect::{
 };
 use tidegate::message::{Body, BodyFault, Connection, GateSettings, Protocol, boxed, empty, full, gate};
 use tidegate::model::{
-    Action, ClusterName, Floor, Jurisdiction, Jurisdictions, Level, Origin, Problems, Resource, RouteKind,
+    Action, Floor, Jurisdiction, Jurisdictions, Level, Origin, Placement, Problems, Resource, RouteKind,
 };
 
 /// What inspection gave, with the body.
@@ -42,7 +42,7 @@ struct Fixture {
     kind: RouteKind,
     floor: Floor,
     max_body: u64,
-    reader: Option<ClusterName>,
+    reader: Placement,
 }
 
 impl Fixture {
@@ -79,7 +79,7 @@ impl Fixture {
                 residency: Some([place("EU")].into_iter().collect()),
             },
             max_body: 1024,
-            reader: None,
+            reader: Placement::default(),
         }
     }
 
@@ -106,8 +106,7 @@ impl Fixture {
         let strip_segments = usize::from(matches!(self.kind, RouteKind::Store { .. }));
         let facts =
             RouteFacts { kind: &self.kind, floor: &self.floor, strip_segments, max_body: self.max_body };
-        let inspected =
-            inspect(&mut inbound, facts, &self.catalog, &self.jurisdictions, self.reader.as_ref()).await;
+        let inspected = inspect(&mut inbound, facts, &self.catalog, &self.jurisdictions, &self.reader).await;
         (inspected.map(|(inspected, body)| Asked { inspected, body }), inbound.headers)
     }
 
@@ -345,7 +344,7 @@ async fn where_store_data_goes() {
     };
     assert_eq!(destination(&fixture, "GET /lake/data/raw/k").await, None);
     assert_eq!(destination(&fixture, "DELETE /lake/data/raw/k").await, Some("private".parse().unwrap()));
-    fixture.reader = Some("eu".parse().unwrap());
+    fixture.reader.cluster = Some("eu".parse().unwrap());
     assert_eq!(destination(&fixture, "GET /lake/data/raw/k").await, Some("eu".parse().unwrap()));
     assert_eq!(
         destination(&fixture, "GET /lake/data?list-type=2&prefix=open/").await,

@@ -120,6 +120,7 @@ fn model(cluster: &str, name: &str) -> Candidate {
         resource: Resource::Model { cluster: cluster.clone(), model: name.parse().unwrap() },
         destination: Some(cluster.clone()),
         upstream: UpstreamRef::Cluster(cluster),
+        can_open: None,
     }
 }
 
@@ -128,6 +129,7 @@ fn dataset(name: &str, destination: Option<&str>) -> Candidate {
         resource: Resource::Dataset(name.parse().unwrap()),
         destination: destination.map(|cluster| cluster.parse().unwrap()),
         upstream: UpstreamRef::Store("lake".parse().unwrap()),
+        can_open: None,
     }
 }
 
@@ -136,6 +138,7 @@ fn service(destination: Option<&str>) -> Candidate {
         resource: Resource::Service("status".parse().unwrap()),
         destination: destination.map(|cluster| cluster.parse().unwrap()),
         upstream: UpstreamRef::Service("status".parse().unwrap()),
+        can_open: None,
     }
 }
 

@@ -38,10 +38,10 @@ async fn a_spiffe_id_is_a_workload_with_its_facts() {
     assert_eq!(job.tenant.as_str(), "acme");
     assert_eq!(job.teams.iter().map(|team| team.as_str()).collect::<Vec<_>>(), ["gpu", "ml"]);
     assert_eq!(job.chain.workload.as_deref(), Some(JOB));
-    assert_eq!(bench.identity.cluster_of(&job).unwrap().as_str(), "eu-1");
+    assert_eq!(bench.identity.placement_of(&job).cluster.unwrap().as_str(), "eu-1");
     assert_eq!(job.credential.as_deref(), Some("01".repeat(32).as_str()));
     let other = by_certificate(&bench, &certificate(1, &["spiffe://prod.example/ns/mlx"])).await.unwrap();
-    assert!(other.teams.is_empty() && bench.identity.cluster_of(&other).is_none());
+    assert!(other.teams.is_empty() && bench.identity.placement_of(&other).cluster.is_none());
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn the_workload_that_shows_a_token_is_kept_beside_the_user() {
         let by_job = bench.show(&good, Some(&job)).await.unwrap();
         assert_eq!((by_job.kind, by_job.chain.workload.as_deref()), (PrincipalKind::User, Some(JOB)));
         assert_eq!(by_job.chain.agent.as_deref(), Some("copilot"));
-        assert_eq!(bench.identity.cluster_of(&by_job).unwrap().as_str(), "eu-1");
+        assert_eq!(bench.identity.placement_of(&by_job).cluster.unwrap().as_str(), "eu-1");
         let by_other = bench.show(&good, Some(&other)).await.unwrap();
         assert_eq!(by_other.chain.workload.as_deref(), Some("spiffe://prod.example/ns/web"));
         assert_eq!(bench.show(&good, None).await.unwrap().chain.workload, None);

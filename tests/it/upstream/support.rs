@@ -175,7 +175,7 @@ pub(crate) fn candidate(upstream: UpstreamRef) -> Candidate {
         UpstreamRef::Store(_) => Resource::Dataset("handbook".parse().unwrap()),
         _ => Resource::Service(name()),
     };
-    Candidate { resource, destination, upstream }
+    Candidate { resource, destination, upstream, can_open: None }
 }
 
 pub(crate) fn outbound_to(upstream: UpstreamRef, request: http::request::Builder, body: Body) -> Outbound {
