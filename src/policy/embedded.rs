@@ -24,6 +24,14 @@ pub const FILES: &[(&str, &str)] = shipped![
     "tidegate.cedarschema",
 ];
 
+/// The policies of a cluster-side gateway (`policies/examples/far-side`), by name: it opens what a border sealed.
+pub const FAR_SIDE: &[(&str, &str)] = shipped![
+    "examples/far-side/10-safety.cedar",
+    "examples/far-side/20-inference.cedar",
+    "examples/far-side/entities.json",
+    "tidegate.cedarschema",
+];
+
 /// The shipped bundle.
 ///
 /// # Errors
@@ -38,8 +46,17 @@ pub fn bundle() -> Result<Bundle, Problems> {
 /// # Errors
 /// The first file that could not be written.
 pub fn write_to(dir: &Path) -> io::Result<()> {
+    write(FILES, dir)
+}
+
+/// Writes files of this module into a directory, which is made if need be. A file that is there already stays as it is.
+///
+/// # Errors
+/// The first file that could not be written.
+pub fn write(files: &[(&str, &str)], dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    for (name, text) in FILES {
+    for (path, text) in files {
+        let name = path.rsplit('/').next().unwrap_or(path);
         match OpenOptions::new().write(true).create_new(true).open(dir.join(name)) {
             Ok(mut file) => file.write_all(text.as_bytes())?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -69,6 +86,14 @@ mod tests {
         for policy in bundle.policies() {
             assert!(policy.owner.is_some() && policy.reason.is_some(), "{policy:?}");
         }
+    }
+
+    #[test]
+    fn the_policies_of_a_far_side_load() {
+        let dir = tempfile::tempdir().unwrap();
+        write(FAR_SIDE, dir.path()).unwrap();
+        let written = Bundle::load(dir.path()).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(written.hash(), Bundle::load(Path::new("policies/examples/far-side")).unwrap().hash());
     }
 
     #[test]
