@@ -12,6 +12,7 @@
 //! in the clear is the one mistake that this module exists to prevent.
 
 mod outbound;
+pub mod seal;
 
 pub use outbound::{Outbound, ProtectError, prepare};
 
