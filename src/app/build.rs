@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use ipnet::IpNet;
 use tokio::runtime::Handle;
 
 use crate::audit::{Audit, Instance, State, Stats};
@@ -14,7 +13,7 @@ use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
 use crate::model::{Clock, ClusterName, Problems, SystemClock};
-use crate::net::{Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
+use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
 use crate::route::Table;
 use crate::telemetry::{Exporters, Gauge, Telemetry};
@@ -210,7 +209,7 @@ pub(super) fn telemetry(config: &Config) -> anyhow::Result<Arc<Telemetry>> {
         Some(url) => {
             let ca = settings.otlp_ca.clone();
             let client =
-                ClientSettings { ca, allow_networks: private_networks(), ..ClientSettings::default() };
+                ClientSettings { ca, allow_networks: net::private_networks(), ..ClientSettings::default() };
             Some(Arc::new(Client::new(url, &client)?))
         }
         None => None,
@@ -242,13 +241,4 @@ pub(super) fn observe(telemetry: &Telemetry, audit: &Audit) {
     gauge("tidegate.audit.queue", "{record}", "Records that wait to be written", |stats| {
         u64::try_from(stats.queue_depth).unwrap_or(u64::MAX)
     });
-}
-
-/// Where the house's own services may be: their URLs are the operator's, and they are commonly inside. Link-local and metadata
-/// addresses stay forbidden.
-pub(super) fn private_networks() -> Vec<IpNet> {
-    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "fc00::/7", "::1/128"]
-        .iter()
-        .filter_map(|network| network.parse().ok())
-        .collect()
 }

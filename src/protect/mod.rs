@@ -11,6 +11,7 @@
 //! The only rung so far is [`Protection::None`]: a permit for another one is refused, for to send what policy wants sealed
 //! in the clear is the one mistake that this module exists to prevent.
 
+pub mod keys;
 mod outbound;
 pub mod seal;
 

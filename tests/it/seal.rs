@@ -81,11 +81,8 @@ fn open(message: &[u8], chunk: usize) -> (Vec<u8>, Result<(), String>) {
     let mut work = || {
         for chunk in message[length..].chunks(chunk.max(1)) {
             input.extend_from_slice(chunk);
-            loop {
-                match opener.next_frame(&mut input)? {
-                    Some(text) => released.extend_from_slice(&text),
-                    None => break,
-                }
+            while let Some(text) = opener.next_frame(&mut input)? {
+                released.extend_from_slice(&text);
             }
         }
         opener.finish(&input)

@@ -150,7 +150,8 @@ mod tests {
             for cut in 0..stream.len() {
                 let mut frames = EventFrames::default();
                 let mut events = Vec::new();
-                for part in [&stream[..cut], &stream[cut..]] {
+                let (head, tail) = stream.split_at(cut);
+                for part in [head, tail] {
                     frames.push(part.as_bytes());
                     events.extend(all(&mut frames));
                 }
