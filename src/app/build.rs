@@ -16,6 +16,7 @@ use crate::limit::Limits;
 use crate::model::{Clock, ClusterName, Problems, SystemClock};
 use crate::net::{Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
+use crate::protect::Protector;
 use crate::route::Table;
 use crate::telemetry::{Exporters, Gauge, Telemetry};
 use crate::upstream::Upstreams;
@@ -82,6 +83,7 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
                 catalog: Arc::new(catalog),
                 bundle: Arc::new(bundle),
                 limits: Arc::new(limits),
+                protector: Protector::new(None, Arc::new(SystemClock)),
                 upstreams: Arc::new(upstreams),
             })
         }
