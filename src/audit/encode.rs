@@ -173,6 +173,8 @@ pub(crate) mod tests {
             }],
             bundle: text("00ff"),
             upstream: Some(Upstream { name: text("eu"), endpoint: text("127.0.0.1:1"), plaintext: true }),
+            seal: None,
+            opened: None,
             body_digest: None,
             trace_id: None,
         }

@@ -14,6 +14,8 @@ pub mod audit;
 pub mod certs;
 mod check;
 mod demo;
+mod keys;
+mod seal;
 mod serve;
 
 /// The governed border between private data and public GPU clusters.
@@ -57,6 +59,9 @@ enum Command {
     /// Read the audit journal: its newest lines, or those of a search
     #[command(subcommand, disable_help_subcommand = true)]
     Audit(Audit),
+    Seal(seal::SealArgs),
+    Open(seal::OpenArgs),
+    Keys(keys::KeysArgs),
     Certs(certs::Certs),
 }
 
@@ -114,6 +119,9 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Audit(command) => show(&command),
+        Command::Seal(args) => seal::seal(&args),
+        Command::Open(args) => seal::open(&args),
+        Command::Keys(args) => keys::run(&args, &mut std::io::stdout()),
         Command::Certs(args) => certs::run(&args, &SystemClock, &mut std::io::stdout()).map(|()| Answer::Yes),
     };
     match result {

@@ -10,7 +10,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::{ClusterName, Duration, Problems, RouteName, ServiceName, StoreName};
+use crate::model::{ClusterName, Duration, Problems, RecipientName, RouteName, ServiceName, StoreName};
+use crate::protect::keys::{KeysSettings, RecipientSettings};
 use crate::route::RouteSettings;
 use crate::upstream::{ClusterSettings, ServiceSettings, StoreSettings};
 use crate::{admin, audit, identity, limit, listen, message, telemetry};
@@ -51,6 +52,12 @@ pub struct FileConfig {
     /// Plain HTTP services by name; each is an entity `Tidegate::Service`.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, ServiceSettings>,
+    /// Keys that payloads are sealed with. Absent: nothing is sealed or opened.
+    #[serde(default)]
+    pub keys: Option<KeysSettings>,
+    /// Who can open what is sealed, by name.
+    #[serde(default)]
+    pub recipients: BTreeMap<RecipientName, RecipientSettings>,
     /// Rates and concurrency by the name of the route that they hold for.
     #[serde(default)]
     pub limits: BTreeMap<RouteName, limit::Settings>,
@@ -148,6 +155,7 @@ pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems
         (reader.optional("gateway"), reader.optional("admin"), reader.optional("gate"));
     let (identity, telemetry) = (reader.optional("identity"), reader.optional("telemetry"));
     let (clusters, stores, services) = (reader.map("clusters"), reader.map("stores"), reader.map("services"));
+    let (keys, recipients) = (reader.optional("keys"), reader.map("recipients"));
     let limits = reader.map("limits");
     let (routes, places) = reader.list("routes");
     reader.gaps.routes = places;
@@ -166,6 +174,8 @@ pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems
         clusters,
         stores,
         services,
+        keys,
+        recipients,
         limits,
         routes,
     };
@@ -174,7 +184,7 @@ pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems
 }
 
 /// The sections, in the order of the reference.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 15] = [
     "gateway",
     "listen",
     "admin",
@@ -186,6 +196,8 @@ const SECTIONS: [&str; 13] = [
     "clusters",
     "stores",
     "services",
+    "keys",
+    "recipients",
     "limits",
     "routes",
 ];
@@ -317,16 +329,38 @@ fn resolve(file: &mut FileConfig, base: &Path) {
     at(&mut file.policy.directory);
     at(&mut file.audit.directory);
     maybe(&mut file.telemetry.otlp_ca);
+    if let Some(keys) = &mut file.keys {
+        at(&mut keys.directory);
+        for root in keys.roots.values_mut() {
+            maybe(&mut root.file);
+            if let Some(transit) = &mut root.transit {
+                maybe(&mut transit.ca);
+                at(&mut transit.token_file);
+            }
+            if let Some(module) = &mut root.pkcs11 {
+                at(&mut module.pin_file);
+            }
+        }
+    }
+    for recipient in file.recipients.values_mut() {
+        maybe(&mut recipient.public_key);
+    }
     for cluster in file.clusters.values_mut() {
         maybe(&mut cluster.ca);
+        maybe(&mut cluster.client_certificate);
+        maybe(&mut cluster.client_key);
         maybe(&mut cluster.credential_file);
     }
     for store in file.stores.values_mut() {
         maybe(&mut store.ca);
+        maybe(&mut store.client_certificate);
+        maybe(&mut store.client_key);
         at(&mut store.secret_key_file);
     }
     for service in file.services.values_mut() {
         maybe(&mut service.ca);
+        maybe(&mut service.client_certificate);
+        maybe(&mut service.client_key);
         maybe(&mut service.credential_file);
     }
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use jiff::Timestamp;
 
@@ -15,21 +16,21 @@ use crate::limit::Slot;
 use crate::message::{Body, Inbound};
 use crate::model::{Candidate, Level, Principal, Protection, Resource};
 use crate::policy::{AuthzRequest, Permit};
-use crate::protect;
+use crate::protect::{self, Expected, Plan, Seal};
 use crate::telemetry::DecisionFacts;
-use crate::upstream::{Endpoint, EndpointId, SendError};
+use crate::upstream::{Answer, Endpoint, EndpointId, SendError};
 
 use super::exchange::Exchange;
 use super::payload::Payload;
 use super::record;
 use super::reject::Reject;
-use super::sending::Sending;
-use super::{Gateway, Snapshot};
+use super::sending::{AnswerSeal, Answered, Sending};
+use super::{Gateway, Snapshot, sealed};
 
 /// Attempts for one request, the first included.
 const MAX_ATTEMPTS: u16 = 3;
 /// The rungs that can really be done today, cheapest first.
-const RUNGS: &[Protection] = &[Protection::None];
+const RUNGS: &[Protection] = &[Protection::None, Protection::Sealed];
 
 /// Tries the candidates until one answers, none is left, or trying again would not be safe.
 pub(super) async fn run(
@@ -46,13 +47,18 @@ pub(super) async fn run(
             slot = Some(admitted);
             continue;
         };
-        record(gateway, exchange, &crossing, &decided, &endpoint).await?;
+        let plan = plan(snapshot, exchange, &crossing, &decided.permit).await?;
+        record(gateway, exchange, &crossing, &decided, (&endpoint, plan.as_ref())).await?;
         let sending = Sending::start(exchange, &crossing, &decided.permit, &endpoint);
-        let outbound = protect::prepare(decided.permit, crossing.request(exchange)?)?;
+        let expected = expected(exchange, plan.as_ref());
+        let outbound = protect::prepare(decided.permit, crossing.request(exchange)?, plan)?;
         match snapshot.upstreams.send(&endpoint, outbound).await {
-            Ok(answer) => return sending.answered(exchange, &crossing, answer, admitted),
+            Ok(answer) => {
+                let (sending, answer) = opened(snapshot, exchange, sending, expected, answer).await?;
+                return sending.answered(exchange, &crossing, answer, admitted);
+            }
             Err(error) => {
-                sending.failed(&error);
+                sending.failed(error.code());
                 let failure = crossing.next(exchange, &endpoint, &error)?;
                 exchange.attempt_failed(failure);
             }
@@ -152,7 +158,8 @@ impl Crossing {
     ) -> Result<&Reject, Reject> {
         let failure = Reject::from(error);
         self.tried.push(endpoint.id().clone());
-        self.payload.give_back(error.take_body());
+        // What comes back of a sealed request is sealed for that attempt alone: a stream is spent.
+        self.payload.give_back(error.take_body().filter(|_| exchange.sealed.is_none()));
         if !error.retryable() || !self.payload.is_there() || exchange.attempt() >= MAX_ATTEMPTS {
             return Err(failure);
         }
@@ -226,13 +233,63 @@ fn prepare(
     Ok(None)
 }
 
+/// Chooses key and message id of a permit that demands sealing; nothing is sent yet.
+async fn plan(
+    snapshot: &Snapshot,
+    exchange: &Exchange,
+    crossing: &Crossing,
+    permit: &Permit,
+) -> Result<Option<Plan>, Reject> {
+    let content_type = crossing.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let facts = protect::Facts {
+        method: &crossing.method,
+        path: crossing.inspected.path_and_query.as_str(),
+        level: crossing.inspected.label.level,
+        decision: exchange.facts.id,
+        content_type,
+    };
+    Ok(snapshot.protector.plan(permit, &crossing.principal.tenant, facts).await?)
+}
+
+/// What the answer to a sealed request must be; remembers where the digest of the request will be.
+fn expected(exchange: &mut Exchange, plan: Option<&Plan>) -> Option<Expected> {
+    exchange.sealed = plan.and_then(Plan::seal).map(Seal::wire);
+    match plan {
+        Some(Plan::Request(_, expected)) => Some(expected.clone()),
+        Some(Plan::Answer(_)) | None => None,
+    }
+}
+
+/// Opens the answer to a sealed request; any other stays as it is.
+async fn opened(
+    snapshot: &Snapshot,
+    exchange: &Exchange,
+    sending: Sending,
+    expected: Option<Expected>,
+    answer: Answer,
+) -> Result<(Sending, Answered), Reject> {
+    let Some(expected) = expected else {
+        return Ok((sending, Answered { response: answer.response, seal: None }));
+    };
+    match snapshot.protector.open_answer(&expected, answer.response).await {
+        Ok(opened) => {
+            let seal = AnswerSeal { facts: opened.facts, record: opened.decision, wire: opened.wire };
+            Ok((sending, Answered { response: opened.response, seal: Some(seal) }))
+        }
+        Err(error) => {
+            sending.failed(error.code());
+            Err(sealed::refused(error, exchange.facts.id).await)
+        }
+    }
+}
+
 /// Writes the permit that is about to be used; returns when it is as durable as the route's mode says.
 async fn record(
     gateway: &Gateway,
     exchange: &mut Exchange,
     crossing: &Crossing,
     decided: &Decided,
-    endpoint: &Endpoint,
+    (endpoint, plan): (&Endpoint, Option<&Plan>),
 ) -> Result<(), Reject> {
     let permit = &decided.permit;
     let shown = Shown {
@@ -243,7 +300,7 @@ async fn record(
     };
     observe(gateway, exchange, crossing, decided.started, decided.took, &shown);
     let (facts, draft) = exchange.parts()?;
-    draft.decision(&record::permitted(facts, crossing, permit, endpoint, &gateway.audit)?).await?;
+    draft.decision(&record::permitted(facts, crossing, permit, (endpoint, plan), &gateway.audit)?).await?;
     exchange.recorded = true;
     Ok(())
 }

@@ -12,14 +12,17 @@ use http::StatusCode;
 use crate::audit::Draft;
 use crate::audit::record::{Ending, Outcome};
 use crate::limit::Slot;
-use crate::message::{BoxError, Observer};
+use crate::message::{BodyUnopened, BoxError, Observer};
 use crate::meter::Tap;
 use crate::model::Usage;
+use crate::protect::WireDigest;
 use crate::telemetry::{ClientSpan, Telemetry, UpstreamRequest};
 use crate::upstream::AnswerError;
 
-use super::exchange::Finish;
+use super::exchange::{Finish, digest_of};
 use super::payload::Sent;
+use super::record;
+use super::sending::AnswerSeal;
 
 /// Everything that lives until the answer's last byte.
 #[derive(Debug)]
@@ -30,6 +33,10 @@ pub(crate) struct Completion {
     pub(crate) slot: Slot,
     pub(crate) status: StatusCode,
     pub(crate) sent: Arc<Sent>,
+    /// Where the digest of the sealed request is.
+    pub(crate) sealed: Option<WireDigest>,
+    /// The sealed message that the answer came in.
+    pub(crate) answer: Option<AnswerSeal>,
     pub(crate) first_byte: Option<Instant>,
     pub(crate) finish: Finish,
 }
@@ -104,11 +111,14 @@ impl Observer for Meter {
 
     fn failed(&mut self, error: &BoxError) {
         let fault = error.downcast_ref::<AnswerError>();
-        let ending = match fault {
-            Some(AnswerError::Idle { .. }) => Ending::Timeout,
+        let unopened = error.downcast_ref::<BodyUnopened>();
+        let ending = match (fault, unopened) {
+            (Some(AnswerError::Idle { .. }), _) => Ending::Timeout,
+            // We ended it: what follows cannot be believed.
+            (None, Some(_)) => Ending::Aborted,
             _ => Ending::UpstreamReset,
         };
-        self.close(ending, fault.map(AnswerError::code));
+        self.close(ending, fault.map(AnswerError::code).or(unopened.map(|fault| fault.code)));
     }
 }
 
@@ -133,6 +143,9 @@ impl Completion {
                 request_bytes: self.sent.bytes(),
                 request_digest: self.sent.digest().map(Into::into),
                 response_bytes,
+                request_ciphertext: digest_of(self.sealed.as_ref()),
+                response_ciphertext: digest_of(self.answer.as_ref().map(|answer| &answer.wire)),
+                peer: self.answer.as_ref().map(|answer| record::answer(&answer.facts, answer.record)),
                 usage,
                 duration_us: since(Instant::now()),
                 time_to_first_byte_us: self.first_byte.map(since),

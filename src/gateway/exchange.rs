@@ -3,6 +3,7 @@
 //! Filled step by step; whatever is known when the request ends goes into its record. Dropped unfinished (the
 //! caller hung up while we worked), it still ends its span, its metrics and its record.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::audit::{Audit, Draft, Unavailable};
 use crate::inspect::{Inspected, StoreCall};
 use crate::message::{Body, Connection, Inbound};
 use crate::model::{Action, AuditMode, Authn, Label, Principal, RecordId, Resource, RouteKind};
+use crate::protect::{Opened, WireDigest};
 use crate::route::Route;
 use crate::telemetry::{RequestSpan, ServerFacts, ServerRequest, Telemetry};
 
@@ -36,6 +38,8 @@ pub(crate) struct Exchange {
     /// The decision that was written last says what happened; only its outcome is owed.
     pub(crate) recorded: bool,
     pub(crate) sent: Arc<Sent>,
+    /// The sealed message that the last attempt left in.
+    pub(crate) sealed: Option<WireDigest>,
     /// Taken by whoever ends the request.
     pub(crate) finish: Option<Finish>,
 }
@@ -53,6 +57,8 @@ pub(crate) struct Facts {
     pub(crate) target: Option<TargetFacts>,
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) principal: Option<Arc<Principal>>,
+    /// The sealed message that the request came in, once it was opened.
+    pub(crate) opened: Option<Arc<Opened>>,
     pub(crate) asked: Option<Asked>,
 }
 
@@ -111,6 +117,7 @@ impl Exchange {
             target: None,
             route: None,
             principal: None,
+            opened: None,
             asked: None,
         };
         let finish = Finish {
@@ -125,7 +132,7 @@ impl Exchange {
             host: String::new(),
             code: None,
         };
-        Self { facts, draft: None, recorded: false, sent: Arc::default(), finish: Some(finish) }
+        Self { facts, draft: None, recorded: false, sent: Arc::default(), sealed: None, finish: Some(finish) }
     }
 
     pub(crate) fn parsed(&mut self, inbound: &Inbound) {
@@ -158,6 +165,16 @@ impl Exchange {
         self.facts.principal = Some(Arc::clone(principal));
         self.draft = Some(audit.draft(self.facts.id, self.facts.mode())?);
         Ok(())
+    }
+
+    /// The request came sealed and was opened.
+    pub(crate) fn opened(&mut self, opened: Opened) {
+        self.facts.opened = Some(Arc::new(opened));
+    }
+
+    /// The digest of the sealed request: of the one that came, or else of the one that left.
+    pub(crate) fn request_ciphertext(&self) -> Option<WireDigest> {
+        self.facts.opened.as_ref().map(|opened| opened.wire.clone()).or_else(|| self.sealed.clone())
     }
 
     pub(crate) fn inspected(&mut self, inspected: &Inspected) {
@@ -252,6 +269,7 @@ impl Exchange {
         Outcome {
             request_bytes: self.sent.bytes(),
             request_digest: self.sent.digest().map(|digest| digest.to_owned().into()),
+            request_ciphertext: digest_of(self.request_ciphertext().as_ref()),
             duration_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
             ..Outcome::bare(ending)
         }
@@ -326,6 +344,11 @@ impl Finish {
         };
         self.span.finish(route, self.id, facts);
     }
+}
+
+/// What a record says of a sealed body.
+pub(crate) fn digest_of(wire: Option<&WireDigest>) -> Option<Cow<'static, str>> {
+    wire.and_then(WireDigest::get).map(|digest| digest.to_owned().into())
 }
 
 /// Puts the record's id on an answer.

@@ -11,6 +11,7 @@ mod exchange;
 mod payload;
 mod record;
 mod reject;
+mod sealed;
 mod sending;
 mod snapshot;
 
@@ -80,6 +81,7 @@ impl Gateway {
         exchange.routed(route);
         let principal = snapshot.identity.authenticate(connection, &inbound.caller, route.identity).await?;
         exchange.identified(&principal, &self.audit)?;
+        sealed::open(snapshot, route, &principal, &mut inbound, exchange).await?;
         let (inspected, body) = inspect::inspect(
             &mut inbound,
             Snapshot::facts(route),
@@ -105,6 +107,7 @@ impl Gateway {
         let snapshot = self.snapshot();
         let mut exchange =
             Exchange::begin(connection, &request, Arc::clone(&self.telemetry), snapshot.bundle.hash());
+        let id = exchange.facts.id;
         let enforced = {
             let mut steps = pin!(self.enforce(&snapshot, connection, request, &mut exchange));
             poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| steps.as_mut().poll(cx))) {
@@ -115,9 +118,15 @@ impl Gateway {
             })
             .await
         };
-        match enforced {
+        let opened = exchange.facts.opened.clone();
+        let response = match enforced {
             Ok(response) => response,
             Err(reject) => exchange.refuse(reject, &self.audit).await,
+        };
+        match opened {
+            None => response,
+            // Whoever sealed the request gets no word of the answer in clear.
+            Some(opened) => sealed::answer(&snapshot, &opened, id, response).await,
         }
     }
 

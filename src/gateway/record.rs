@@ -9,11 +9,13 @@ use http::Version;
 use serde_json::Value;
 
 use crate::audit::record::{
-    Decision, Evaluation, Links, Marking, Parameter, Party, Refusal, Request, Upstream, Verdict,
+    Decision, Evaluation, Links, Marking, Message, Parameter, Party, Refusal, Request, Upstream, Verdict,
 };
 use crate::audit::{Audit, Unavailable};
-use crate::model::UpstreamRef;
+use crate::model::{RecordId, UpstreamRef};
 use crate::policy::{self, Denial, Permit, RequestRecord};
+use crate::protect::keys::Direction;
+use crate::protect::{Opened, Plan, SealFacts};
 use crate::upstream::Endpoint;
 
 use super::attempt::Crossing;
@@ -25,7 +27,7 @@ pub(super) fn permitted<'a>(
     facts: &'a Facts,
     crossing: &'a Crossing,
     permit: &'a Permit,
-    endpoint: &'a Endpoint,
+    (endpoint, plan): (&'a Endpoint, Option<&'a Plan>),
     audit: &Audit,
 ) -> Result<Decision<'a>, Unavailable> {
     let candidate = permit.candidate();
@@ -46,6 +48,7 @@ pub(super) fn permitted<'a>(
             endpoint: endpoint.id().address().into(),
             plaintext: endpoint.is_plaintext_remote(),
         }),
+        seal: plan.map(planned),
         body_digest: digest.map(Cow::Owned),
         ..known
     })
@@ -111,6 +114,53 @@ pub(super) fn connection(peer: SocketAddr, code: &'static str, status: u16) -> R
     }
 }
 
+/// The message that is about to leave.
+fn planned(plan: &Plan) -> Message<'_> {
+    match plan {
+        Plan::Request(seal, _) => message(seal.facts()),
+        // Its key is chosen when the answer is there to be described.
+        Plan::Answer(recipient) => Message {
+            recipient: recipient.as_str().into(),
+            key: None,
+            message_id: None,
+            direction: Direction::Answer.name().into(),
+            tenant: None,
+            record: None,
+        },
+    }
+}
+
+/// The message that the request came in.
+fn came(opened: &Opened) -> Message<'_> {
+    let record = Some(opened.decision.to_string().into());
+    Message { tenant: Some(opened.tenant.as_str().into()), record, ..message(&opened.facts) }
+}
+
+/// The message of an answer that was opened; `record` is the far side's.
+pub(super) fn answer(facts: &SealFacts, record: RecordId) -> Message<'static> {
+    let Message { key, message_id, direction, .. } = message(facts);
+    let owned = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
+    Message {
+        recipient: Cow::Owned(facts.recipient.as_str().to_owned()),
+        key: owned(key),
+        message_id: owned(message_id),
+        direction: Cow::Owned(direction.into_owned()),
+        tenant: None,
+        record: Some(record.to_string().into()),
+    }
+}
+
+fn message(facts: &SealFacts) -> Message<'_> {
+    Message {
+        recipient: facts.recipient.as_str().into(),
+        key: Some(facts.key.as_str().into()),
+        message_id: Some(facts.message_id.to_string().into()),
+        direction: facts.direction.name().into(),
+        tenant: None,
+        record: None,
+    }
+}
+
 /// What is known of every identified request.
 fn known<'a>(facts: &'a Facts, audit: &Audit) -> Result<Decision<'a>, Unavailable> {
     let (principal, asked) = (facts.principal.as_deref(), facts.asked.as_ref());
@@ -134,6 +184,8 @@ fn known<'a>(facts: &'a Facts, audit: &Audit) -> Result<Decision<'a>, Unavailabl
         evaluations: Vec::new(),
         bundle: Cow::Borrowed(&facts.bundle),
         upstream: None,
+        seal: None,
+        opened: facts.opened.as_deref().map(came),
         body_digest: None,
         trace_id: Some(facts.trace_id.as_str().into()),
     })

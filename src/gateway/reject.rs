@@ -55,6 +55,13 @@ impl Reject {
         reject
     }
 
+    /// The same refusal under another code, for what was a peer's fault and not the caller's.
+    pub(crate) fn becomes(&mut self, code: &str, detail: String) {
+        self.code = codes::find(code);
+        self.detail = detail;
+        self.close = false;
+    }
+
     /// Something went wrong inside; the caller learns nothing but that.
     pub(crate) fn internal(cause: impl Into<BoxError>) -> Self {
         let mut reject = Self::new("internal", "the gateway failed to handle the request");

@@ -9,15 +9,34 @@ use crate::inspect::Operation;
 use crate::limit::Slot;
 use crate::message::{self, Body, CheckedTrailers, Observed, Observer as _};
 use crate::meter::Tap;
+use crate::model::RecordId;
 use crate::policy::Permit;
+use crate::protect::{SealFacts, WireDigest};
 use crate::telemetry::AttemptFacts;
-use crate::upstream::{Answer, Endpoint, SendError};
+use crate::upstream::Endpoint;
 
 use super::attempt::Crossing;
 use super::completion::{Completion, Meter, UpstreamPart};
 use super::exchange::{Exchange, stamp};
 use super::record;
 use super::reject::Reject;
+
+/// An answer in plaintext.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) response: Response<Body>,
+    /// The sealed message that it came in.
+    pub(super) seal: Option<AnswerSeal>,
+}
+
+/// The sealed message of an answer that was opened.
+#[derive(Debug)]
+pub(crate) struct AnswerSeal {
+    pub(crate) facts: SealFacts,
+    /// The far side's record.
+    pub(crate) record: RecordId,
+    pub(crate) wire: WireDigest,
+}
 
 /// An attempt that was sent and not yet answered. Dropped (the caller hung up), it ends its span and counts.
 #[derive(Debug)]
@@ -59,7 +78,7 @@ impl Sending {
         mut self,
         exchange: &mut Exchange,
         crossing: &Crossing,
-        answer: Answer,
+        answer: Answered,
         slot: Slot,
     ) -> Result<Response<Body>, Reject> {
         let (mut head, body) = answer.response.into_parts();
@@ -84,6 +103,8 @@ impl Sending {
             slot,
             status: head.status,
             sent: Arc::clone(&exchange.sent),
+            sealed: exchange.request_ciphertext(),
+            answer: answer.seal,
             first_byte: None,
             finish,
         };
@@ -100,10 +121,10 @@ impl Sending {
         Ok(response)
     }
 
-    /// The attempt failed before an answer.
-    pub(super) fn failed(mut self, error: &SendError) {
+    /// The attempt failed before an answer that is believed.
+    pub(super) fn failed(mut self, code: &'static str) {
         if let Some(part) = self.part.take() {
-            part.end(0, Some(error.code()), None);
+            part.end(0, Some(code), None);
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::inspect::{Catalog, RouteFacts};
 use crate::limit::Limits;
 use crate::message::{GateSettings, Target};
 use crate::policy::Bundle;
+use crate::protect::Protector;
 use crate::route::{Route, Table};
 use crate::upstream::Upstreams;
 
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub bundle: Arc<Bundle>,
     /// Rates and concurrency.
     pub limits: Arc<Limits>,
+    /// Keys, and the memory of opened messages, which a new snapshot of the same process shares.
+    pub protector: Protector,
     /// The far sides.
     pub upstreams: Arc<Upstreams>,
 }

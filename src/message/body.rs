@@ -68,6 +68,16 @@ pub struct BodyIdle {
 #[error("the body is malformed: {0}")]
 pub struct BodyMalformed(pub &'static str);
 
+/// A sealed body does not open. Nothing of the frame that failed, or of any after it, was passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sealed body does not open after {frames} frames ({code})")]
+pub struct BodyUnopened {
+    /// The stable code.
+    pub code: &'static str,
+    /// How many frames were opened before.
+    pub frames: u32,
+}
+
 /// A fault of the sender of a body, found in an error chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyFault {
@@ -80,6 +90,9 @@ pub enum BodyFault {
     /// Not in the declared coding.
     #[error(transparent)]
     Malformed(BodyMalformed),
+    /// Sealed, and not to be opened.
+    #[error(transparent)]
+    Unopened(BodyUnopened),
 }
 
 impl BodyFault {
@@ -90,7 +103,9 @@ impl BodyFault {
         std::iter::successors(Some(error), |e| behind(*e)).take(16).find_map(|e| {
             let too_large = e.downcast_ref().copied().map(Self::TooLarge);
             let idle = || e.downcast_ref().copied().map(Self::Idle);
-            too_large.or_else(idle).or_else(|| e.downcast_ref().copied().map(Self::Malformed))
+            let malformed = || e.downcast_ref().copied().map(Self::Malformed);
+            let unopened = || e.downcast_ref().copied().map(Self::Unopened);
+            too_large.or_else(idle).or_else(malformed).or_else(unopened)
         })
     }
 
@@ -101,6 +116,7 @@ impl BodyFault {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Idle(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Unopened(_) => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
 
@@ -111,6 +127,7 @@ impl BodyFault {
             Self::TooLarge(_) => "body_too_large",
             Self::Idle(_) => "body_idle",
             Self::Malformed(_) => "body_malformed",
+            Self::Unopened(fault) => fault.code,
         }
     }
 }

@@ -128,6 +128,24 @@ pub fn outbound(headers: &mut HeaderMap) -> Result<(), GateError> {
     Ok(())
 }
 
+/// All that travels beside a sealed request, in clear: what its far side needs before it has opened anything. Whatever else the
+/// caller said could be payload.
+const BESIDE_SEALED_REQUEST: &[&str] = &["accept", "traceparent"];
+
+/// The same beside a sealed answer.
+const BESIDE_SEALED_ANSWER: &[&str] = &["connection", "retry-after", "tidegate-record"];
+
+/// Keeps of a request's headers only what may travel beside its sealed body.
+pub fn beside_sealed_request(headers: &mut HeaderMap) {
+    remove_where(headers, |name| !BESIDE_SEALED_REQUEST.contains(&name));
+}
+
+/// Keeps of an answer's headers only what may travel beside its sealed body: they are not authenticated, so the border believes
+/// no others either.
+pub fn beside_sealed_answer(headers: &mut HeaderMap) {
+    remove_where(headers, |name| !BESIDE_SEALED_ANSWER.contains(&name));
+}
+
 /// Asks the upstream for an answer that can be read as it passes.
 pub fn refuse_compression(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

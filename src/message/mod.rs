@@ -14,8 +14,8 @@ mod observe;
 pub mod target;
 
 pub use body::{
-    Body, BodyFault, BodyIdle, BodyMalformed, BodyTooLarge, BoxError, CheckedTrailers, IdleTimeout, Limited,
-    ReadBodyError, boxed, collect_bounded, drain_bounded, empty, full,
+    Body, BodyFault, BodyIdle, BodyMalformed, BodyTooLarge, BodyUnopened, BoxError, CheckedTrailers,
+    IdleTimeout, Limited, ReadBodyError, boxed, collect_bounded, drain_bounded, empty, full,
 };
 pub use caller::{CallerHeaders, DuplicatedHeader};
 pub use conn::{ClientCertificate, Connection, Protocol, TlsFacts};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::StatusCode;
 
+use super::protector::Plan;
 use crate::message::Body;
 use crate::model::Protection;
 use crate::policy::Permit;
@@ -69,14 +70,28 @@ impl ProtectError {
 
 /// Does to a request exactly what the permit demands.
 ///
-/// `request` carries the path and query to send in its URI; scheme and authority are the upstream's affair.
-/// Under [`Protection::None`] body and headers stay as they are.
+/// `request` carries the path and query to send in its URI; scheme and authority are the upstream's affair. Under
+/// [`Protection::None`] body and headers stay as they are, and there must be no plan; under [`Protection::Sealed`] the plan must be
+/// for the permit's recipient and upstream.
 ///
 /// # Errors
-/// The permit demands a protection that this gateway cannot do.
-pub fn prepare(permit: Permit, request: http::Request<Body>) -> Result<Outbound, ProtectError> {
-    match permit.protection() {
-        Protection::None => Ok(Outbound { permit, request }),
-        protection @ (Protection::Masked | Protection::Sealed) => Err(ProtectError { protection }),
+/// The permit demands a protection that this gateway cannot do, or the plan is for something else.
+pub fn prepare(
+    permit: Permit,
+    request: http::Request<Body>,
+    plan: Option<Plan>,
+) -> Result<Outbound, ProtectError> {
+    let protection = permit.protection();
+    let refused = ProtectError { protection };
+    match (protection, plan) {
+        (Protection::None, None) => Ok(Outbound { permit, request }),
+        (Protection::Sealed, Some(plan)) if plan.fits(&permit) => {
+            let request = match plan {
+                Plan::Request(seal, _) => seal.request(request).map_err(|_| refused)?,
+                Plan::Answer(_) => request,
+            };
+            Ok(Outbound { permit, request })
+        }
+        _ => Err(refused),
     }
 }

@@ -57,6 +57,10 @@ pub struct RouteSettings {
     /// Whether a request without a durable record is refused (`required`), goes on (`best_effort`), or is not recorded (`off`).
     #[serde(default)]
     pub audit: AuditMode,
+    /// Whether requests that a peer sealed are opened here, and whatever is answered to them goes back sealed. Others are served as they
+    /// come. Needs `[keys]`, and `identity = "required"`.
+    #[serde(default)]
+    pub opens: bool,
     /// The largest request body; larger is 413. Absent: `4MiB` for `infer` and `embed`, `5GiB` for `store`, `32MiB` for `service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<ByteSize>,
@@ -108,6 +112,14 @@ impl RouteSettings {
                 "`off` is for liveness checks; use `best_effort`",
             );
         }
+        if self.opens && self.identity == IdentityRule::None {
+            found.push(
+                file,
+                format!("{place}.opens"),
+                "nobody is known here, and sealed messages are opened only for configured peers",
+                "set `identity = \"required\"`",
+            );
+        }
         let route = if found.is_empty() {
             path.zip(kind).zip(methods).map(|((path, kind), methods)| Route {
                 name: self.name.clone(),
@@ -119,6 +131,7 @@ impl RouteSettings {
                 floor: Floor { level: self.level, residency: self.residency.clone() },
                 identity: self.identity,
                 audit: self.audit,
+                opens: self.opens,
                 strip_segments,
             })
         } else {

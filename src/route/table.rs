@@ -28,6 +28,8 @@ pub struct Route {
     pub identity: IdentityRule,
     /// How surely its crossings are recorded.
     pub audit: AuditMode,
+    /// Whether sealed requests of peers are opened.
+    pub opens: bool,
     /// The largest request body, in bytes.
     pub max_body: u64,
     /// How many leading path segments are cut off before forwarding.
@@ -218,6 +220,7 @@ mod tests {
             floor: Floor::default(),
             identity: IdentityRule::Required,
             audit: AuditMode::Required,
+            opens: false,
             max_body: 1,
             strip_segments: 0,
         }

@@ -71,13 +71,17 @@ fn connector(address: &Address, dial: &Dial<'_>, file: &str, place: &str) -> Res
     let origin =
         net::Origin { secure: address.is_tls(), host: net::Host::new(address.host()), port: address.port() };
     let reach = net::Reach::new(dial.allow_networks.to_vec());
+    let identity = dial.client.map(|(certificate, key)| net::ClientIdentityFiles {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    });
     let connector = match (address.is_tls(), dial.ca) {
         (true, Some(ca)) => {
             let alpn = match dial.http2 {
                 Http2::Auto | Http2::Only => net::Alpn::PreferHttp2,
                 Http2::Never => net::Alpn::Http1,
             };
-            let tls = net::ClientTls::load(ca, None, alpn).map_err(|error| Problem {
+            let tls = net::ClientTls::load(ca, identity.as_ref(), alpn).map_err(|error| Problem {
                 hint: error.hint().to_owned(),
                 ..problem("ca", error.describe())
             })?;

@@ -90,6 +90,13 @@ macro_rules! far_side {
             /// PEM file of the only certificate authorities that are trusted for it. Required for `https`; absent for `http`.
             #[serde(default)]
             pub ca: Option<PathBuf>,
+            /// PEM file of the certificate that the gateway shows there, then its intermediates: how a peer knows this border. Absent: none
+            /// is shown.
+            #[serde(default)]
+            pub client_certificate: Option<PathBuf>,
+            /// PEM file of that certificate's private key, mode 0600. Absent exactly if `client_certificate` is.
+            #[serde(default)]
+            pub client_key: Option<PathBuf>,
             /// The name that its certificate must carry and that SNI sends. Absent: the host of the endpoint.
             #[serde(default)]
             pub server_name: Option<String>,
@@ -116,6 +123,8 @@ macro_rules! far_side {
                 Dial {
                     endpoints: &self.endpoints,
                     ca: self.ca.as_ref(),
+                    client: self.client_certificate.as_ref().zip(self.client_key.as_ref()),
+                    half_client: self.client_certificate.is_some() != self.client_key.is_some(),
                     server_name: self.server_name.as_deref(),
                     plaintext: self.plaintext,
                     allow_networks: &self.allow_networks,
@@ -133,6 +142,10 @@ macro_rules! far_side {
 pub(super) struct Dial<'a> {
     pub(super) endpoints: &'a [String],
     pub(super) ca: Option<&'a PathBuf>,
+    /// Certificate and key.
+    pub(super) client: Option<(&'a PathBuf, &'a PathBuf)>,
+    /// One of the two without the other.
+    pub(super) half_client: bool,
     pub(super) server_name: Option<&'a str>,
     pub(super) plaintext: Plaintext,
     pub(super) allow_networks: &'a [IpNet],

@@ -184,6 +184,10 @@ fn far_side(dial: &Dial<'_>, notes: &mut Notes<'_>) {
             notes.add(&member, format_args!("`{address}` is named twice"), "remove one");
         }
     }
+    if dial.half_client {
+        let message = "needs both `client_certificate` and `client_key`, or neither";
+        notes.add("client_key", message, "name the file that is missing");
+    }
     if tls && dial.ca.is_none() {
         notes.add("ca", NO_CA.0, NO_CA.1);
     }

@@ -60,6 +60,8 @@ fn decision(decision: Verdict) -> Decision<'static> {
         evaluations: vec![],
         bundle: "00ff".into(),
         upstream: None,
+        seal: None,
+        opened: None,
         body_digest: None,
         trace_id: None,
     }

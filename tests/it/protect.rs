@@ -10,7 +10,7 @@ use crate::upstream::support::{candidate, permit, service};
 fn what_cannot_be_protected_is_refused() {
     for protection in [Protection::Masked, Protection::Sealed] {
         let permit = permit(candidate(service()), Action::Call, protection);
-        let error = prepare(permit, http::Request::new(empty())).unwrap_err();
+        let error = prepare(permit, http::Request::new(empty()), None).unwrap_err();
         assert_eq!((error.code(), error.status().as_u16()), ("protection_unavailable", 503));
         assert_eq!(error.protection(), protection);
     }
@@ -20,7 +20,8 @@ fn what_cannot_be_protected_is_refused() {
 fn debug_output_holds_nothing_of_the_request() {
     let request =
         http::Request::post("/secret-path").header("x-secret", "secret").body(full("secret")).unwrap();
-    let outbound = prepare(permit(candidate(service()), Action::Call, Protection::None), request).unwrap();
+    let outbound =
+        prepare(permit(candidate(service()), Action::Call, Protection::None), request, None).unwrap();
     assert!(!format!("{outbound:?}").contains("secret"));
     assert_eq!(outbound.permit().candidate().upstream, service());
 }

@@ -63,6 +63,12 @@ pub struct Decision<'a> {
     /// The endpoint that the attempt goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Upstream<'a>>,
+    /// The sealed message that the attempt leaves in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Message<'a>>,
+    /// The sealed message that the request came in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<Message<'a>>,
     /// HMAC of the request body before protection, if it was buffered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_digest: Option<Text<'a>>,
@@ -221,6 +227,27 @@ pub struct Parameter<'a> {
     pub name: Text<'a>,
     /// HMAC of the decoded value.
     pub digest: Text<'a>,
+}
+
+/// The public facts of a sealed message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message<'a> {
+    /// Who can open it.
+    pub recipient: Text<'a>,
+    /// The branch key and its version: `t/TENANT/RECIPIENT/DIRECTION/vN`; absent if it is not chosen before the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Text<'a>>,
+    /// Its id, hexadecimal; absent as the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<Text<'a>>,
+    /// `request`, `answer` or `rest`.
+    pub direction: Text<'a>,
+    /// The tenant, if it came from another gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Text<'a>>,
+    /// The record of the gateway that sealed it, if it came from another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Text<'a>>,
 }
 
 /// One evaluation of a candidate with a protection.

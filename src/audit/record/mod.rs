@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use decision::{
-    Decision, Entity, Evaluation, Links, Marking, Parameter, Party, Request, Upstream, Verdict,
+    Decision, Entity, Evaluation, Links, Marking, Message, Parameter, Party, Request, Upstream, Verdict,
 };
 pub use event::{Event, Refusal, Refusals};
 pub use outcome::{Ending, Outcome};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Text;
+use super::{Message, Text};
 use crate::model::Usage;
 
 /// How an attempt, or a request without a decision, ended.
@@ -34,6 +34,15 @@ pub struct Outcome<'a> {
     /// HMAC of the response body, if it was computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_digest: Option<Text<'a>>,
+    /// SHA-256 of the sealed request, if one came or left and was whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_ciphertext: Option<Text<'a>>,
+    /// SHA-256 of the sealed answer, if one came and was whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_ciphertext: Option<Text<'a>>,
+    /// The sealed answer of a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Message<'a>>,
 }
 
 impl Outcome<'_> {
@@ -51,6 +60,9 @@ impl Outcome<'_> {
             time_to_first_byte_us: None,
             request_digest: None,
             response_digest: None,
+            request_ciphertext: None,
+            response_ciphertext: None,
+            peer: None,
         }
     }
 }
