@@ -83,7 +83,10 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
                 catalog: Arc::new(catalog),
                 bundle: Arc::new(bundle),
                 limits: Arc::new(limits),
-                protector: Protector::new(None, Arc::new(SystemClock)),
+                protector: Protector::new(
+                    None,
+                    Arc::new(SystemClock),
+                ),
                 upstreams: Arc::new(upstreams),
             })
         }

@@ -7,6 +7,7 @@ use crate::message::{self, Body, Inbound, ReadBodyError, collect_bounded};
 use crate::model::{Authn, Level, Principal, RecordId};
 use crate::protect::{self, AnswerRefused, Opened, OpeningError};
 use crate::route::Route;
+use crate::upstream::AnswerError;
 
 use super::exchange::{Exchange, stamp};
 use super::reject::Reject;
@@ -87,6 +88,10 @@ pub(super) async fn refused(error: AnswerRefused, id: RecordId) -> Reject {
             tracing::warn!(record = %id, %status, said, "a peer answered unsealed");
             let detail = format!("the peer answered with status {} and nothing sealed", status.as_u16());
             Reject::new("peer_answer_not_sealed", detail)
+        }
+        AnswerRefused::Broken(cause) => {
+            let code = cause.downcast_ref::<AnswerError>().map_or("upstream_reset", AnswerError::code);
+            Reject::new(code, "the peer's answer broke off")
         }
         AnswerRefused::Unopened(error) => {
             let detail = format!("the peer's answer does not open ({}): {error}", error.code());

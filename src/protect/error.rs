@@ -6,7 +6,7 @@ use super::context::Mismatch;
 use super::keys::KeyError;
 use super::replay::ReplayError;
 use super::seal::{ContextError, OpenError, SealError};
-use crate::message::BoxError;
+use crate::message::{BodyUnopened, BoxError};
 
 /// A payload that policy wants sealed cannot be: nothing is sent.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,9 @@ pub enum OpeningError {
     /// The format, the commitment or a tag.
     #[error("the sealed body does not open: {0}")]
     Open(#[from] OpenError),
+    /// A frame.
+    #[error(transparent)]
+    Frame(BodyUnopened),
     /// The key could not be had, or none of ours opens it.
     #[error("the sealed body does not open: {0}")]
     Key(#[from] KeyError),
@@ -75,6 +78,7 @@ impl OpeningError {
             Self::NoKeys => "protection_unavailable",
             Self::Body(_) => "body_broken",
             Self::Open(error) => error.code(),
+            Self::Frame(fault) => fault.code,
             Self::Key(error) => error.code(),
             Self::Context(Mismatch::Expired) => "seal_expired",
             Self::Context(_) => "seal_context",
@@ -95,9 +99,30 @@ pub enum AnswerRefused {
         /// The answer.
         response: Box<http::Response<crate::message::Body>>,
     },
+    /// It broke off before anything of it could be believed.
+    #[error("the peer's answer broke off")]
+    Broken(#[source] BoxError),
     /// It is sealed and does not open, or is no answer to the request.
     #[error("the peer's answer is not believed: {0}")]
-    Unopened(#[from] OpeningError),
+    Unopened(#[source] OpeningError),
+}
+
+impl From<OpeningError> for AnswerRefused {
+    fn from(error: OpeningError) -> Self {
+        match error {
+            OpeningError::Body(cause) => Self::Broken(cause),
+            error => Self::Unopened(error),
+        }
+    }
+}
+
+impl From<BoxError> for AnswerRefused {
+    fn from(error: BoxError) -> Self {
+        match error.downcast::<BodyUnopened>() {
+            Ok(fault) => Self::Unopened(OpeningError::Frame(*fault)),
+            Err(other) => Self::Broken(other),
+        }
+    }
 }
 
 impl AnswerRefused {
@@ -106,6 +131,7 @@ impl AnswerRefused {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NotSealed { .. } => "peer_answer_not_sealed",
+            Self::Broken(_) => "upstream_reset",
             Self::Unopened(_) => "peer_answer_unopened",
         }
     }

@@ -1,6 +1,7 @@
 //! A sealed body that is opened as it passes: no byte before the tag of its frame, and an end only after the final frame.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -61,7 +62,17 @@ impl Unopened {
             _ => None,
         };
         let Self { buffer, inner, hasher, .. } = self;
-        Ok(Opening { inner, opener, buffer, hasher, events, left, held: None, state: State::Frames })
+        Ok(Opening {
+            inner,
+            opener,
+            buffer,
+            hasher,
+            events,
+            left,
+            held: None,
+            first: None,
+            state: State::Frames,
+        })
     }
 }
 
@@ -77,6 +88,8 @@ pub(super) struct Opening {
     /// The plaintext that completes the length, kept until the final frame was opened: whoever counts to a length asks for no more
     /// once it is reached, and would take a message for whole that was cut.
     held: Option<Bytes>,
+    /// What [`Self::primed`] opened already.
+    first: Option<Bytes>,
     state: State,
 }
 
@@ -89,6 +102,15 @@ enum State {
 }
 
 impl Opening {
+    /// Opens the first frame, so that a body whose first frame fails is known before anything is said of it.
+    pub(super) async fn primed(mut self) -> Result<Self, BoxError> {
+        match poll_fn(|cx| self.poll_opened(cx)).await {
+            Ok(first) => self.first = first,
+            Err(error) => return Err(error),
+        }
+        Ok(self)
+    }
+
     fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BoxError>> {
         while self.state == State::Frames {
             let opened = self.opener.next_frame(&mut self.buffer).map_err(|error| self.broken(&error))?;
@@ -156,7 +178,11 @@ impl HttpBody for Opening {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match ready!(self.poll_opened(cx)) {
+        let opened = match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => ready!(self.poll_opened(cx)),
+        };
+        match opened {
             Ok(Some(plain)) => {
                 let passed = u64::try_from(plain.len()).unwrap_or(u64::MAX);
                 self.left = self.left.map(|left| left.saturating_sub(passed));
@@ -171,7 +197,7 @@ impl HttpBody for Opening {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.state == State::Over
+        self.state == State::Over && self.first.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -185,5 +211,89 @@ impl fmt::Debug for Opening {
             .field("left", &self.left)
             .field("state", &self.state)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::super::seal::{DataKey, EncryptionContext, MessageId, NewMessage};
+    use super::super::sealing::Sealing;
+    use super::*;
+    use crate::message::{boxed, full};
+
+    const L: usize = 64 * 1024;
+
+    /// The sealed form of `plain`, as one piece, with its key.
+    async fn sealed(plain: &[u8]) -> (Bytes, DataKey) {
+        let (data_key, same) = {
+            let key = DataKey::random();
+            (key.copy(), key)
+        };
+        let message = NewMessage {
+            message_id: MessageId::random(),
+            data_key,
+            edks: vec![super::super::seal::Edk {
+                provider: Bytes::from_static(b"n"),
+                info: Bytes::from_static(b"i"),
+                ciphertext: Bytes::from_static(b"c"),
+            }],
+            context: EncryptionContext::new(),
+            required: EncryptionContext::new(),
+            frame_length: FrameLength::BODY,
+        };
+        let body = Sealing::frames(message, full(plain.to_vec()), WireDigest::default()).unwrap();
+        let hint = body.size_hint().exact().unwrap();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        assert_eq!(u64::try_from(bytes.len()).unwrap(), hint, "the length that is declared is the length");
+        (bytes, same)
+    }
+
+    /// What a reader gets who asks for as many bytes as were declared and no more, as HTTP/1.1 does.
+    async fn read(sealed: Bytes, key: DataKey) -> Result<Vec<u8>, BoxError> {
+        let wire = WireDigest::default();
+        let (header, unopened) = Unopened::read(full(sealed), wire.clone()).await?;
+        let opener = header.verify(key, &EncryptionContext::new())?;
+        let mut opening = boxed(unopened.open(opener, false)?.primed().await?);
+        let declared = usize::try_from(opening.size_hint().exact().unwrap()).unwrap();
+        let mut found = Vec::new();
+        while found.len() < declared {
+            match opening.frame().await {
+                Some(frame) => found.extend(frame?.into_data().unwrap()),
+                None => return Err("less than was declared".into()),
+            }
+        }
+        Ok(found)
+    }
+
+    #[tokio::test]
+    async fn every_length_comes_back() {
+        for length in [0, 1, L - 1, L, L + 1, 3 * L, 3 * L + 5] {
+            let plain = vec![7; length];
+            let (bytes, key) = sealed(&plain).await;
+            assert!(read(bytes, key).await.unwrap() == plain, "{length}");
+        }
+    }
+
+    /// Whoever counts to a declared length never asks for the end, so no prefix may satisfy one.
+    #[tokio::test]
+    async fn no_prefix_looks_whole_to_a_reader_who_counts() {
+        let plain = vec![7; 2 * L];
+        let (bytes, key) = sealed(&plain).await;
+        let header = bytes.len() - 2 * (L + 32) - 40;
+        for cut in [
+            bytes.len() - 1,
+            bytes.len() - 40,
+            bytes.len() - 41,
+            bytes.len() - 40 - 32,
+            header + L + 32,
+            header + L + 32 + 40,
+            header + 40,
+            header + 39,
+            header,
+        ] {
+            assert!(read(bytes.slice(..cut), key.copy()).await.is_err(), "{cut}");
+        }
     }
 }

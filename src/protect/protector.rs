@@ -285,7 +285,7 @@ impl Protector {
             head.headers.insert(CONTENT_TYPE, value);
         }
         head.status = status;
-        let body = bodied(status, opening);
+        let body = bodied(status, opening.primed().await?);
         Ok(OpenedAnswer { response: Response::from_parts(head, body), facts, decision: said.decision, wire })
     }
 

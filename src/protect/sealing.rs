@@ -15,8 +15,13 @@ use super::seal::{FrameLength, NewMessage, SealError, Sealer};
 use super::wire::{Hasher, WireDigest};
 use crate::message::{Body, BoxError};
 
-/// The most of an event that is held to find its end; a longer one goes out as it comes.
+/// The most that is held to find the end of an event.
 const MAX_EVENT_BYTES: usize = 1024 * 1024;
+
+/// An event does not end within the bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an event of the stream is larger than {MAX_EVENT_BYTES} bytes")]
+struct EventTooLarge;
 
 /// A plaintext body on its way out, sealed.
 pub(super) struct Sealing {
@@ -94,11 +99,20 @@ impl Sealing {
                 State::Waiting(_, events) | State::Events(_, events) => events.next_event(),
                 State::Frames(..) | State::Over => None,
             };
-            let Some(mut event) = next else { return Ok(()) };
+            let Some(mut event) = next else { return self.check_held() };
             self.start(out)?;
             if let State::Events(sealer, _) = &mut self.state {
                 push(sealer, &mut event, out)?;
             }
+        }
+    }
+
+    fn check_held(&self) -> Result<(), BoxError> {
+        match &self.state {
+            State::Waiting(_, events) | State::Events(_, events) if events.held() > MAX_EVENT_BYTES => {
+                Err(EventTooLarge.into())
+            }
+            _ => Ok(()),
         }
     }
 

@@ -9,7 +9,9 @@ use tempfile::TempDir;
 use tidegate::app::{self, Running};
 use tidegate::audit::reader::Reader;
 use tidegate::model::{Clock as _, SystemClock};
-use tidegate::net::{Alpn, Authority, ClientTls, ConnectTimes, Connector, Origin, Reach, Subject};
+use tidegate::net::{
+    Alpn, Authority, ClientIdentityFiles, ClientTls, ConnectTimes, Connector, Origin, Reach, Subject,
+};
 use tidegate::policy::embedded;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -20,6 +22,9 @@ pub(super) const OPEN: &str = r#"
 @id("test-open")
 permit (principal, action == Tidegate::Action::"call", resource == Tidegate::Service::"status");
 "#;
+
+/// The SPIFFE ID of the certificate `peer` in each gateway's directory.
+pub(super) const PEER: &str = "spiffe://border.test/gateway/one";
 
 /// A running gateway in a directory of its own.
 pub(super) struct Border {
@@ -49,12 +54,16 @@ impl Border {
         Self::prepared(&configuration("127.0.0.1:0", &nowhere, more), prepare).await
     }
 
-    async fn prepared(configuration: &str, prepare: impl FnOnce(&Path)) -> Self {
+    /// A gateway of this configuration; its directory has certificates and shipped policies, and is changed before the start.
+    pub(super) async fn prepared(configuration: &str, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("test", SystemClock.now()).unwrap();
         authority.issued().write(dir.path(), "ca").unwrap();
         let server = authority.issue(Subject::Server(&["localhost"])).unwrap();
         server.write(dir.path(), "server").unwrap();
+        for (name, id) in [("peer", PEER), ("stranger", "spiffe://border.test/job/stranger")] {
+            authority.issue(Subject::Client(id)).unwrap().write(dir.path(), name).unwrap();
+        }
         std::fs::create_dir(dir.path().join("policies")).unwrap();
         embedded::write_to(&dir.path().join("policies")).unwrap();
         write_policy(dir.path(), OPEN);
@@ -85,15 +94,64 @@ impl Border {
     }
 
     pub(super) async fn connect(&self) -> TokioIo<tidegate::net::Stream> {
-        let tls = ClientTls::load(&self.dir.path().join("ca.pem"), None, Alpn::Http1).unwrap();
-        let uri: http::Uri =
-            format!("https://127.0.0.1:{}", self.running.data_address().port()).parse().unwrap();
-        let origin = Origin::of(&uri).unwrap();
-        let times = ConnectTimes::default();
-        let connector = Connector::secure(origin, &tls, Some("localhost"), Reach::default(), times);
-        TokioIo::new(connector.unwrap().call(uri).await.unwrap())
+        connect(self.dir.path(), self.running.data_address().port(), None).await
     }
 
+    /// Sends a request on a connection that shows a certificate of the gateway's own authority, and reads its whole answer.
+    pub(super) async fn send_as(&self, name: &str, request: &[u8]) -> Answer {
+        let mut stream = connect(self.dir.path(), self.running.data_address().port(), Some(name)).await;
+        let _ = stream.write_all(request).await;
+        let mut bytes = Vec::new();
+        while !whole_answer(&bytes) {
+            let mut piece = [0; 4096];
+            match stream.read(&mut piece).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => bytes.extend_from_slice(&piece[..count]),
+            }
+        }
+        Answer { bytes }
+    }
+
+    /// The files of the journal as bytes.
+    pub(super) fn journal_bytes(&self) -> Vec<u8> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.dir.path().join("journal")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                found.extend(std::fs::read(path).unwrap());
+            }
+        }
+        found
+    }
+}
+
+/// A connection to the gateway whose directory this is; `name` is the certificate to show.
+pub(super) async fn connect(dir: &Path, port: u16, name: Option<&str>) -> TokioIo<tidegate::net::Stream> {
+    let identity = name.map(|name| ClientIdentityFiles {
+        certificate: dir.join(format!("{name}.pem")),
+        key: dir.join(format!("{name}.key")),
+    });
+    let tls = ClientTls::load(&dir.join("ca.pem"), identity.as_ref(), Alpn::Http1).unwrap();
+    let uri: http::Uri = format!("https://127.0.0.1:{port}").parse().unwrap();
+    let origin = Origin::of(&uri).unwrap();
+    let connector =
+        Connector::secure(origin, &tls, Some("localhost"), Reach::default(), ConnectTimes::default());
+    TokioIo::new(connector.unwrap().call(uri).await.unwrap())
+}
+
+/// Whether bytes hold an answer to its end.
+pub(super) fn whole_answer(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let body = &bytes[end + 4..];
+    match header(&head, "content-length") {
+        Some(length) => body.len() >= length.parse::<usize>().unwrap(),
+        None if header(&head, "transfer-encoding").is_some() => chunked(body).is_some(),
+        None => head.starts_with("HTTP/1.1 204") || head.starts_with("HTTP/1.1 304"),
+    }
+}
+
+impl Border {
     /// The records of one crossing, in order.
     pub(super) fn records(&self, id: &str) -> Vec<Value> {
         self.journal().into_iter().filter(|record| record["id"] == id).collect()
@@ -110,7 +168,7 @@ impl Border {
         panic!("no outcome: {:?}", self.journal());
     }
 
-    fn journal(&self) -> Vec<Value> {
+    pub(super) fn journal(&self) -> Vec<Value> {
         let mut reader = Reader::open(&self.dir.path().join("journal"), None).unwrap();
         let mut found = Vec::new();
         while let Some(stored) = reader.read_next().unwrap() {
@@ -190,11 +248,35 @@ impl Answer {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
+    /// The body, its framing taken off.
+    pub(super) fn body(&self) -> String {
+        let end = self.bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let plain = || self.bytes[end..].to_vec();
+        let body = if self.header("transfer-encoding").is_some() {
+            chunked(&self.bytes[end..]).map_or_else(plain, |(body, _)| body)
+        } else {
+            plain()
+        };
+        String::from_utf8_lossy(&body).into_owned()
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<String> {
+        header(self.text().split("\r\n\r\n").next().unwrap(), name).map(str::to_owned)
+    }
+
+    /// The code of a problem document.
+    pub(super) fn code(&self) -> String {
+        let problem: Value = serde_json::from_str(&self.body()).unwrap_or_default();
+        problem["code"].as_str().unwrap_or_default().to_owned()
+    }
+
     fn is_complete(&self, bodiless: bool) -> bool {
         let text = self.text();
         let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
         let length = header(head, "content-length").and_then(|value| value.parse().ok());
-        bodiless || length.is_some_and(|length: usize| body.len() >= length)
+        bodiless
+            || length.is_some_and(|length: usize| body.len() >= length)
+            || (length.is_none() && whole_answer(&self.bytes))
     }
 
     pub(super) fn status(&self) -> u16 {
@@ -269,7 +351,7 @@ async fn record(mut stream: tokio::net::TcpStream, log: &Mutex<Vec<Seen>>) {
 }
 
 /// One whole request at the start of `bytes`, and its length.
-fn parse(bytes: &[u8]) -> Option<(Seen, usize)> {
+pub(super) fn parse(bytes: &[u8]) -> Option<(Seen, usize)> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let mut lines = head.split("\r\n");
@@ -294,7 +376,7 @@ fn parse(bytes: &[u8]) -> Option<(Seen, usize)> {
     Some((Seen { method, target, headers, body }, end + 4 + used))
 }
 
-fn chunked(mut rest: &[u8]) -> Option<(Vec<u8>, usize)> {
+pub(super) fn chunked(mut rest: &[u8]) -> Option<(Vec<u8>, usize)> {
     let (mut body, whole) = (Vec::new(), rest.len());
     loop {
         let line = rest.windows(2).position(|two| two == b"\r\n")?;

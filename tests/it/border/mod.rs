@@ -6,3 +6,5 @@ mod fixture;
 mod limits;
 mod promise;
 mod reload;
+mod seal;
+mod seal_fixture;

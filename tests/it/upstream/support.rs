@@ -180,7 +180,7 @@ pub(crate) fn candidate(upstream: UpstreamRef) -> Candidate {
 
 pub(crate) fn outbound_to(upstream: UpstreamRef, request: http::request::Builder, body: Body) -> Outbound {
     let action = if matches!(upstream, UpstreamRef::Store(_)) { Action::Read } else { Action::Call };
-    prepare(permit(candidate(upstream), action, Protection::None), request.body(body).unwrap()).unwrap()
+    prepare(permit(candidate(upstream), action, Protection::None), request.body(body).unwrap(), None).unwrap()
 }
 
 pub(crate) fn outbound(request: http::request::Builder, body: Body) -> Outbound {
