@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use ipnet::IpNet;
 use tokio::runtime::Handle;
 
 use crate::audit::{Audit, Instance, State, Stats};
@@ -13,15 +12,16 @@ use crate::gateway::Snapshot;
 use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
-use crate::model::{Clock, ClusterName, Problems, SystemClock};
-use crate::net::{Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
+use crate::model::{Clock, ClusterName, Problems, RecipientName, SystemClock};
+use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
 use crate::protect::Protector;
+use crate::protect::keys::Keys;
 use crate::route::Table;
 use crate::telemetry::{Exporters, Gauge, Telemetry};
 use crate::upstream::Upstreams;
 
-use super::keys::Keys;
+use super::keys::Keys as IssuerKeys;
 
 /// Everything that is wrong with a configuration and what it names.
 ///
@@ -61,10 +61,11 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     let mut of_datasets = Problems::new();
     let catalog = catalog(config, &mut of_datasets);
     let identity = kept(
-        Identity::new(&file.identity, &config.name, Arc::new(Keys::default()), Arc::clone(&clock)),
+        Identity::new(&file.identity, &config.name, Arc::new(IssuerKeys::default()), Arc::clone(&clock)),
         &mut problems,
     );
     let limits = kept(Limits::new(&file.limits, &config.name), &mut problems);
+    let protector = protector(config, &clock, &mut problems);
     let upstreams = kept(Upstreams::new(&file.upstreams(), &config.name, clock), &mut problems);
     // Both the catalogue and the upstreams look at buckets and prefixes: each is told once.
     for problem in of_datasets.into_vec() {
@@ -72,24 +73,24 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
             problems.push(problem.file, problem.place, problem.message, problem.hint);
         }
     }
-    match (bundle, routes, catalog, identity, limits, upstreams) {
-        (Some(bundle), Some(routes), Some(catalog), Some(identity), Some(limits), Some(upstreams))
-            if problems.is_empty() =>
-        {
-            Ok(Snapshot {
-                gate: file.gate.clone(),
-                routes: Arc::new(routes),
-                identity: Arc::new(identity),
-                catalog: Arc::new(catalog),
-                bundle: Arc::new(bundle),
-                limits: Arc::new(limits),
-                protector: Protector::new(
-                    None,
-                    Arc::new(SystemClock),
-                ),
-                upstreams: Arc::new(upstreams),
-            })
-        }
+    match (bundle, routes, catalog, identity, limits, protector.zip(upstreams)) {
+        (
+            Some(bundle),
+            Some(routes),
+            Some(catalog),
+            Some(identity),
+            Some(limits),
+            Some((protector, upstreams)),
+        ) if problems.is_empty() => Ok(Snapshot {
+            gate: file.gate.clone(),
+            routes: Arc::new(routes),
+            identity: Arc::new(identity),
+            catalog: Arc::new(catalog),
+            bundle: Arc::new(bundle),
+            limits: Arc::new(limits),
+            protector,
+            upstreams: Arc::new(upstreams),
+        }),
         _ => Err(problems),
     }
 }
@@ -97,6 +98,39 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
 /// Takes the value, or its problems.
 fn kept<T>(result: Result<T, Problems>, problems: &mut Problems) -> Option<T> {
     result.map_err(|found| problems.append(found)).ok()
+}
+
+/// Keys, and that everything which seals or opens has some.
+fn protector(config: &Config, clock: &Arc<dyn Clock>, problems: &mut Problems) -> Option<Protector> {
+    let file = &config.file;
+    let mut known = |place: String, recipient: Option<&RecipientName>| {
+        if let Some(name) = recipient.filter(|name| !file.recipients.contains_key(*name)) {
+            let message = format!("`{name}` is no recipient of `[recipients]`");
+            problems.push(&config.name, place, message, "correct the name, or add the recipient");
+        }
+    };
+    for (name, cluster) in &file.clusters {
+        known(format!("clusters.{name}.can_open"), cluster.can_open.as_ref());
+    }
+    for (domain, settings) in file.identity.mtls.trust_domains.iter().enumerate() {
+        for (workload, settings) in settings.workloads.iter().enumerate() {
+            let place = format!("identity.mtls.trust_domains[{domain}].workloads[{workload}].can_open");
+            known(place, settings.can_open.as_ref());
+        }
+    }
+    let Some(keys) = &file.keys else {
+        let hint = "add `[keys]` with a root key, and the recipient";
+        for index in file.routes.iter().enumerate().filter(|(_, route)| route.opens).map(|(index, _)| index) {
+            let place = format!("{}.opens", config.route_place(index));
+            problems.push(&config.name, place, "there are no keys to open with", hint);
+        }
+        if !file.recipients.is_empty() {
+            problems.push(&config.name, "recipients", "there are no keys", hint);
+        }
+        return Some(Protector::new(None, Arc::clone(clock)));
+    };
+    let keys = kept(Keys::new(keys, &file.recipients, &config.name, Arc::clone(clock)), problems)?;
+    Some(Protector::new(Some(keys), Arc::clone(clock)))
 }
 
 fn routes(config: &Config, problems: &mut Problems) -> Option<Table> {
@@ -215,7 +249,7 @@ pub(super) fn telemetry(config: &Config) -> anyhow::Result<Arc<Telemetry>> {
         Some(url) => {
             let ca = settings.otlp_ca.clone();
             let client =
-                ClientSettings { ca, allow_networks: private_networks(), ..ClientSettings::default() };
+                ClientSettings { ca, allow_networks: net::private_networks(), ..ClientSettings::default() };
             Some(Arc::new(Client::new(url, &client)?))
         }
         None => None,
@@ -247,13 +281,4 @@ pub(super) fn observe(telemetry: &Telemetry, audit: &Audit) {
     gauge("tidegate.audit.queue", "{record}", "Records that wait to be written", |stats| {
         u64::try_from(stats.queue_depth).unwrap_or(u64::MAX)
     });
-}
-
-/// Where the house's own services may be: their URLs are the operator's, and they are commonly inside. Link-local and metadata
-/// addresses stay forbidden.
-pub(super) fn private_networks() -> Vec<IpNet> {
-    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "fc00::/7", "::1/128"]
-        .iter()
-        .filter_map(|network| network.parse().ok())
-        .collect()
 }

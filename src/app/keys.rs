@@ -7,9 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 
 use crate::identity::KeySource;
-use crate::net::{Client, ClientError, ClientSettings};
-
-use super::build::private_networks;
+use crate::net::{Client, ClientError, ClientSettings, private_networks};
 
 /// Fetches key sets for `identity`; connections are kept between fetches.
 #[derive(Debug, Default)]

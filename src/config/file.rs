@@ -10,7 +10,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::{ClusterName, Duration, Problems, RouteName, ServiceName, StoreName};
+use crate::model::{ClusterName, Duration, Problems, RecipientName, RouteName, ServiceName, StoreName};
+use crate::protect::keys::{KeysSettings, RecipientSettings};
 use crate::route::RouteSettings;
 use crate::upstream::{ClusterSettings, ServiceSettings, StoreSettings};
 use crate::{admin, audit, identity, limit, listen, message, telemetry};
@@ -51,6 +52,12 @@ pub struct FileConfig {
     /// Plain HTTP services by name; each is an entity `Tidegate::Service`.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, ServiceSettings>,
+    /// Where branch keys lie and what opens them. Absent: nothing is sealed or opened.
+    #[serde(default)]
+    pub keys: Option<KeysSettings>,
+    /// Who can open what is sealed for them, by name.
+    #[serde(default)]
+    pub recipients: BTreeMap<RecipientName, RecipientSettings>,
     /// Rates and concurrency by the name of the route that they hold for.
     #[serde(default)]
     pub limits: BTreeMap<RouteName, limit::Settings>,
@@ -148,6 +155,7 @@ pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems
         (reader.optional("gateway"), reader.optional("admin"), reader.optional("gate"));
     let (identity, telemetry) = (reader.optional("identity"), reader.optional("telemetry"));
     let (clusters, stores, services) = (reader.map("clusters"), reader.map("stores"), reader.map("services"));
+    let (keys, recipients) = (reader.maybe("keys"), reader.map("recipients"));
     let limits = reader.map("limits");
     let (routes, places) = reader.list("routes");
     reader.gaps.routes = places;
@@ -166,6 +174,8 @@ pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems
         clusters,
         stores,
         services,
+        keys,
+        recipients,
         limits,
         routes,
     };
@@ -174,7 +184,7 @@ pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems
 }
 
 /// The sections, in the order of the reference.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 15] = [
     "gateway",
     "listen",
     "admin",
@@ -186,6 +196,8 @@ const SECTIONS: [&str; 13] = [
     "clusters",
     "stores",
     "services",
+    "keys",
+    "recipients",
     "limits",
     "routes",
 ];
@@ -213,6 +225,11 @@ impl Reader<'_> {
             Some(value) => self.section(section, value).unwrap_or_default(),
             None => T::default(),
         }
+    }
+
+    fn maybe<T: DeserializeOwned + JsonSchema>(&mut self, section: &str) -> Option<T> {
+        let value = self.table.remove(section)?;
+        self.section(section, value)
     }
 
     fn map<K: std::str::FromStr<Err: std::fmt::Display> + Ord, T: DeserializeOwned + JsonSchema>(
@@ -328,6 +345,23 @@ fn resolve(file: &mut FileConfig, base: &Path) {
     for service in file.services.values_mut() {
         maybe(&mut service.ca);
         maybe(&mut service.credential_file);
+    }
+    if let Some(keys) = &mut file.keys {
+        at(&mut keys.directory);
+        for root in keys.roots.values_mut() {
+            maybe(&mut root.file);
+            if let Some(transit) = &mut root.transit {
+                maybe(&mut transit.ca);
+                at(&mut transit.token_file);
+            }
+            if let Some(token) = &mut root.pkcs11 {
+                at(&mut token.module);
+                at(&mut token.pin_file);
+            }
+        }
+    }
+    for recipient in file.recipients.values_mut() {
+        maybe(&mut recipient.public_key);
     }
 }
 

@@ -305,10 +305,22 @@ pub const ALL: &[Code] = &[
         "So many sealed messages are under way that a new one cannot be remembered; try again later.",
     ),
     code(
-        "key_unknown",
+        "seal_key_unknown",
         422,
         "Key unknown",
-        "None of this gateway's keys opens the message, or there is no branch key yet: `tidegate keys init` makes it.",
+        "None of this gateway's keys opens the message, what it says of itself was changed, or its branch key is retired.",
+    ),
+    code(
+        "key_missing",
+        503,
+        "Key missing",
+        "There is no branch key to seal with, or its recipient is not configured; an operator runs `tidegate keys init`.",
+    ),
+    code(
+        "key_exhausted",
+        503,
+        "Key exhausted",
+        "The branch key has wrapped as many data keys as is safe; an operator runs `tidegate keys rotate`.",
     ),
     code(
         "key_unavailable",

@@ -123,7 +123,7 @@ fn planned(plan: &Plan) -> Message<'_> {
             recipient: recipient.as_str().into(),
             key: None,
             message_id: None,
-            direction: Direction::Answer.as_str().into(),
+            direction: Direction::Answer.name().into(),
             tenant: None,
             record: None,
         },
@@ -155,7 +155,7 @@ fn message(facts: &SealFacts) -> Message<'_> {
         recipient: facts.recipient.as_str().into(),
         key: Some(facts.key.as_str().into()),
         message_id: Some(facts.message_id.to_string().into()),
-        direction: facts.direction.as_str().into(),
+        direction: facts.direction.name().into(),
         tenant: None,
         record: None,
     }

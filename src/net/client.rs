@@ -49,6 +49,16 @@ impl Default for ClientSettings {
     }
 }
 
+/// Where the house's own services may be: their URLs are the operator's, and they are commonly inside. Link-local and metadata
+/// addresses stay forbidden.
+#[must_use]
+pub fn private_networks() -> Vec<IpNet> {
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "fc00::/7", "::1/128"]
+        .iter()
+        .filter_map(|network| network.parse().ok())
+        .collect()
+}
+
 /// A client of one origin. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {

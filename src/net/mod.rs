@@ -12,7 +12,7 @@ mod tls;
 
 pub use address::{AddressError, Host, Origin, OriginError, Reach};
 pub use certificate::{CertificateError, CertificateFacts};
-pub use client::{Client, ClientError, ClientSettings, FetchError};
+pub use client::{Client, ClientError, ClientSettings, FetchError, private_networks};
 pub use connector::{ConnectError, ConnectTimes, Connector, Plaintext, Resolver, Stream};
 pub use pki::{Authority, Issued, PkiError, Subject, write_new};
 pub(crate) use tls::H2;

@@ -80,17 +80,17 @@ pub(super) fn build(
     let mut context = EncryptionContext::new();
     context.insert(TENANT, scope.tenant.as_str())?;
     context.insert(RECIPIENT, scope.recipient.as_str())?;
-    context.insert(DIRECTION, scope.direction.as_str())?;
+    context.insert(DIRECTION, scope.direction.name())?;
     context.insert(METHOD, facts.method.as_str())?;
     context.insert(PATH, facts.path)?;
     context.insert(LEVEL, facts.level.name())?;
-    context.insert(DECISION, &facts.decision.to_string())?;
-    context.insert(EXPIRES, &now.as_second().saturating_add(LIFETIME_SECONDS).to_string())?;
+    context.insert(DECISION, facts.decision.to_string())?;
+    context.insert(EXPIRES, now.as_second().saturating_add(LIFETIME_SECONDS).to_string())?;
     if let Some(media) = facts.content_type {
         context.insert(CONTENT_TYPE, media)?;
     }
     if let Some(AnswerFacts { request, status }) = answer {
-        context.insert(REQUEST, &request.to_string())?;
+        context.insert(REQUEST, request.to_string())?;
         context.insert(STATUS, status.as_str())?;
     }
     Ok(context)
@@ -100,7 +100,7 @@ pub(super) fn build(
 pub(super) fn claimed_scope(context: &EncryptionContext, direction: Direction) -> Result<Scope, Mismatch> {
     let tenant = read(context, TENANT)?;
     let recipient = read(context, RECIPIENT)?;
-    equal(context, DIRECTION, direction.as_str())?;
+    equal(context, DIRECTION, direction.name())?;
     Ok(Scope { tenant, recipient, direction })
 }
 
@@ -129,7 +129,7 @@ pub(super) fn compare(
     }
     equal(context, TENANT, scope.tenant.as_str())?;
     equal(context, RECIPIENT, scope.recipient.as_str())?;
-    equal(context, DIRECTION, scope.direction.as_str())?;
+    equal(context, DIRECTION, scope.direction.name())?;
     equal(context, METHOD, method.as_str())?;
     equal(context, PATH, path)?;
     let expires: i64 = read(context, EXPIRES)?;
@@ -265,12 +265,12 @@ mod tests {
 
     #[test]
     fn an_answer_is_to_its_request() {
-        let (scope, request) = (scope(Direction::Answer), MessageId::random());
+        let (scope, request) = (scope(Direction::Answer), MessageId::random().unwrap());
         let said = AnswerFacts { request, status: StatusCode::NO_CONTENT };
         let context = build(&scope, &facts(), Some(said), now()).unwrap();
         compare(&context, &scope, (&Method::POST, "/v1/chat/completions"), now()).unwrap();
         assert_eq!(answered(&context, request), Ok(StatusCode::NO_CONTENT));
-        assert_eq!(answered(&context, MessageId::random()), Err(Mismatch::Differs(REQUEST)));
+        assert_eq!(answered(&context, MessageId::random().unwrap()), Err(Mismatch::Differs(REQUEST)));
         for status in ["100", "099", "", "2000"] {
             let changed = with(&context, STATUS, Some(status));
             assert_eq!(answered(&changed, request), Err(Mismatch::Differs(STATUS)), "{status}");

@@ -10,8 +10,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::error::OpeningError;
+use super::seal::events::without_padding;
 use super::seal::range::Layout;
-use super::seal::sse::strip_padding;
 use super::seal::{Bounds, FrameLength, OpenError, Opener, UnverifiedHeader};
 use super::wire::{Hasher, WireDigest};
 use crate::message::{Body, BodyUnopened, BoxError};
@@ -40,7 +40,7 @@ impl Unopened {
             if let Some((header, used)) = UnverifiedHeader::parse(&buffer, &Bounds::default())? {
                 let header_bytes = u64::try_from(used).unwrap_or(u64::MAX);
                 let buffer = buffer.split_off(used.min(buffer.len()));
-                let frame_length = header.frame_length();
+                let frame_length = header.unverified().frame_length();
                 return Ok((header, Self { header_bytes, frame_length, total, buffer, inner, hasher }));
             }
             let Some(frame) = inner.frame().await else {
@@ -57,7 +57,7 @@ impl Unopened {
         let left = match self.total {
             // What padding there is shows only as it is opened.
             Some(total) if !events => {
-                Some(Layout::new(self.header_bytes, self.frame_length, total)?.plaintext_len())
+                Some(Layout::new(self.header_bytes, self.frame_length, total)?.plaintext())
             }
             _ => None,
         };
@@ -136,7 +136,7 @@ impl Opening {
     /// What of an opened frame may be passed on now.
     fn release(&mut self, mut frame: Bytes) -> Result<Option<Bytes>, BodyUnopened> {
         if self.events {
-            frame.truncate(strip_padding(&frame));
+            frame.truncate(without_padding(&frame));
         }
         if self.opener.is_over() && self.buffer.is_empty() && self.inner.is_end_stream() {
             self.end();
@@ -227,12 +227,10 @@ mod tests {
 
     /// The sealed form of `plain`, as one piece, with its key.
     async fn sealed(plain: &[u8]) -> (Bytes, DataKey) {
-        let (data_key, same) = {
-            let key = DataKey::random();
-            (key.copy(), key)
-        };
+        let data_key = DataKey::random().unwrap();
+        let same = DataKey::from(*data_key.expose());
         let message = NewMessage {
-            message_id: MessageId::random(),
+            message_id: MessageId::random().unwrap(),
             data_key,
             edks: vec![super::super::seal::Edk {
                 provider: Bytes::from_static(b"n"),
@@ -254,7 +252,7 @@ mod tests {
     async fn read(sealed: Bytes, key: DataKey) -> Result<Vec<u8>, BoxError> {
         let wire = WireDigest::default();
         let (header, unopened) = Unopened::read(full(sealed), wire.clone()).await?;
-        let opener = header.verify(key, &EncryptionContext::new())?;
+        let opener = header.verify(&key, &EncryptionContext::new())?;
         let mut opening = boxed(unopened.open(opener, false)?.primed().await?);
         let declared = usize::try_from(opening.size_hint().exact().unwrap()).unwrap();
         let mut found = Vec::new();
@@ -293,7 +291,7 @@ mod tests {
             header + 39,
             header,
         ] {
-            assert!(read(bytes.slice(..cut), key.copy()).await.is_err(), "{cut}");
+            assert!(read(bytes.slice(..cut), DataKey::from(*key.expose())).await.is_err(), "{cut}");
         }
     }
 }

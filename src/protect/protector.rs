@@ -141,7 +141,7 @@ impl Protector {
     pub async fn seal(&self, scope: &Scope, context: EncryptionContext) -> Result<Seal, SealingError> {
         let keys = self.keys.as_ref().ok_or(SealingError::NoKeys)?;
         let wrapped = keys.wrap(scope, &context).await?;
-        let message_id = MessageId::random();
+        let message_id = MessageId::random()?;
         let facts = SealFacts {
             recipient: scope.recipient.clone(),
             key: wrapped.keys.first().map(ToString::to_string).unwrap_or_default(),
@@ -207,7 +207,7 @@ impl Protector {
     ) -> Result<(Opened, Plaintext), OpeningError> {
         let wire = WireDigest::default();
         let (header, unopened) = Unopened::read(body, wire.clone()).await?;
-        let stored = header.context().clone();
+        let stored = header.unverified().context().clone();
         let scope = context::claimed_scope(&stored, Direction::Request)?;
         let (opener, key) = self.unlock(header, &scope).await?;
         let said = context::compare(&stored, &scope, (method, path), self.clock.now())?;
@@ -275,7 +275,7 @@ impl Protector {
         let (mut head, body) = response.into_parts();
         let wire = WireDigest::default();
         let (header, unopened) = Unopened::read(body, wire.clone()).await?;
-        let stored = header.context().clone();
+        let stored = header.unverified().context().clone();
         let (opener, facts) = self.unlock(header, &expected.scope).await?;
         let (said, status) = self.compare_answer(&stored, expected, outer)?;
         let media = said.content_type.as_deref();
@@ -309,14 +309,15 @@ impl Protector {
         scope: &Scope,
     ) -> Result<(Opener, SealFacts), OpeningError> {
         let keys = self.keys.as_ref().ok_or(OpeningError::NoKeys)?;
-        let (data_key, name) = keys.unwrap(header.edks(), header.context(), scope).await?;
+        let (data_key, name) =
+            keys.unwrap(header.unverified().edks(), header.unverified().context(), scope).await?;
         let facts = SealFacts {
             recipient: scope.recipient.clone(),
             key: name.to_string(),
-            message_id: header.message_id(),
+            message_id: *header.unverified().message_id(),
             direction: scope.direction,
         };
-        Ok((header.verify(data_key, &EncryptionContext::new())?, facts))
+        Ok((header.verify(&data_key, &EncryptionContext::new())?, facts))
     }
 }
 

@@ -10,18 +10,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::seal::sse::EventFrames;
+use super::seal::events::EventFrames;
 use super::seal::{FrameLength, NewMessage, SealError, Sealer};
 use super::wire::{Hasher, WireDigest};
 use crate::message::{Body, BoxError};
-
-/// The most that is held to find the end of an event.
-const MAX_EVENT_BYTES: usize = 1024 * 1024;
-
-/// An event does not end within the bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an event of the stream is larger than {MAX_EVENT_BYTES} bytes")]
-struct EventTooLarge;
 
 /// A plaintext body on its way out, sealed.
 pub(super) struct Sealing {
@@ -54,7 +46,7 @@ impl Sealing {
 
     /// Seals a stream of events.
     pub(super) fn events(message: NewMessage, inner: Body, wire: WireDigest) -> Self {
-        let state = State::Waiting(Box::new(message), EventFrames::new());
+        let state = State::Waiting(Box::new(message), EventFrames::default());
         Self { inner, state, hasher: Hasher::new(wire), left: None }
     }
 
@@ -99,20 +91,11 @@ impl Sealing {
                 State::Waiting(_, events) | State::Events(_, events) => events.next_event(),
                 State::Frames(..) | State::Over => None,
             };
-            let Some(mut event) = next else { return self.check_held() };
+            let Some(mut event) = next else { return Ok(()) };
             self.start(out)?;
             if let State::Events(sealer, _) = &mut self.state {
                 push(sealer, &mut event, out)?;
             }
-        }
-    }
-
-    fn check_held(&self) -> Result<(), BoxError> {
-        match &self.state {
-            State::Waiting(_, events) | State::Events(_, events) if events.held() > MAX_EVENT_BYTES => {
-                Err(EventTooLarge.into())
-            }
-            _ => Ok(()),
         }
     }
 
@@ -137,8 +120,9 @@ impl Sealing {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Frames(sealer, _) => out.extend_from_slice(&sealer.finish()?),
             State::Events(mut sealer, mut events) => {
-                let mut rest = events.rest();
-                push(&mut sealer, &mut rest, &mut out)?;
+                if let Some(mut rest) = events.finish() {
+                    push(&mut sealer, &mut rest, &mut out)?;
+                }
                 out.extend_from_slice(&sealer.finish()?);
             }
             State::Waiting(..) | State::Over => {}

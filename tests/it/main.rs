@@ -16,4 +16,5 @@ mod meter;
 mod net;
 mod policy;
 mod protect;
+mod seal;
 mod upstream;
