@@ -12,7 +12,7 @@ use crate::gateway::Snapshot;
 use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
-use crate::model::{Clock, ClusterName, Problems, SystemClock};
+use crate::model::{Clock, ClusterName, Problems, RecipientName, SystemClock};
 use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
 use crate::protect::Protector;
@@ -21,7 +21,7 @@ use crate::route::Table;
 use crate::telemetry::{Exporters, Gauge, Telemetry};
 use crate::upstream::Upstreams;
 
-use super::keys::Keys;
+use super::keys::Keys as IssuerKeys;
 
 /// Everything that is wrong with a configuration and what it names.
 ///
@@ -61,11 +61,12 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     let mut of_datasets = Problems::new();
     let catalog = catalog(config, &mut of_datasets);
     let identity = kept(
-        Identity::new(&file.identity, &config.name, Arc::new(Keys::default()), Arc::clone(&clock)),
+        Identity::new(&file.identity, &config.name, Arc::new(IssuerKeys::default()), Arc::clone(&clock)),
         &mut problems,
     );
     let keys = sealing(config, &mut problems);
     let limits = kept(Limits::new(&file.limits, &config.name), &mut problems);
+    let protector = protector(config, &clock, &mut problems);
     let upstreams = kept(Upstreams::new(&file.upstreams(), &config.name, clock), &mut problems);
     // Both the catalogue and the upstreams look at buckets and prefixes: each is told once.
     for problem in of_datasets.into_vec() {
@@ -132,6 +133,39 @@ fn sealing(config: &Config, problems: &mut Problems) -> Option<keys::Keys> {
 /// Takes the value, or its problems.
 fn kept<T>(result: Result<T, Problems>, problems: &mut Problems) -> Option<T> {
     result.map_err(|found| problems.append(found)).ok()
+}
+
+/// Keys, and that everything which seals or opens has some.
+fn protector(config: &Config, clock: &Arc<dyn Clock>, problems: &mut Problems) -> Option<Protector> {
+    let file = &config.file;
+    let mut known = |place: String, recipient: Option<&RecipientName>| {
+        if let Some(name) = recipient.filter(|name| !file.recipients.contains_key(*name)) {
+            let message = format!("`{name}` is no recipient of `[recipients]`");
+            problems.push(&config.name, place, message, "correct the name, or add the recipient");
+        }
+    };
+    for (name, cluster) in &file.clusters {
+        known(format!("clusters.{name}.can_open"), cluster.can_open.as_ref());
+    }
+    for (domain, settings) in file.identity.mtls.trust_domains.iter().enumerate() {
+        for (workload, settings) in settings.workloads.iter().enumerate() {
+            let place = format!("identity.mtls.trust_domains[{domain}].workloads[{workload}].can_open");
+            known(place, settings.can_open.as_ref());
+        }
+    }
+    let Some(keys) = &file.keys else {
+        let hint = "add `[keys]` with a root key, and the recipient";
+        for index in file.routes.iter().enumerate().filter(|(_, route)| route.opens).map(|(index, _)| index) {
+            let place = format!("{}.opens", config.route_place(index));
+            problems.push(&config.name, place, "there are no keys to open with", hint);
+        }
+        if !file.recipients.is_empty() {
+            problems.push(&config.name, "recipients", "there are no keys", hint);
+        }
+        return Some(Protector::new(None, Arc::clone(clock)));
+    };
+    let keys = kept(Keys::new(keys, &file.recipients, &config.name, Arc::clone(clock)), problems)?;
+    Some(Protector::new(Some(keys), Arc::clone(clock)))
 }
 
 fn routes(config: &Config, problems: &mut Problems) -> Option<Table> {

@@ -227,6 +227,11 @@ impl Reader<'_> {
         }
     }
 
+    fn maybe<T: DeserializeOwned + JsonSchema>(&mut self, section: &str) -> Option<T> {
+        let value = self.table.remove(section)?;
+        self.section(section, value)
+    }
+
     fn map<K: std::str::FromStr<Err: std::fmt::Display> + Ord, T: DeserializeOwned + JsonSchema>(
         &mut self,
         section: &str,
@@ -362,6 +367,23 @@ fn resolve(file: &mut FileConfig, base: &Path) {
         maybe(&mut service.client_certificate);
         maybe(&mut service.client_key);
         maybe(&mut service.credential_file);
+    }
+    if let Some(keys) = &mut file.keys {
+        at(&mut keys.directory);
+        for root in keys.roots.values_mut() {
+            maybe(&mut root.file);
+            if let Some(transit) = &mut root.transit {
+                maybe(&mut transit.ca);
+                at(&mut transit.token_file);
+            }
+            if let Some(token) = &mut root.pkcs11 {
+                at(&mut token.module);
+                at(&mut token.pin_file);
+            }
+        }
+    }
+    for recipient in file.recipients.values_mut() {
+        maybe(&mut recipient.public_key);
     }
 }
 

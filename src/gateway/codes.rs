@@ -305,7 +305,7 @@ pub const ALL: &[Code] = &[
         "So many sealed messages are under way that a new one cannot be remembered; try again later.",
     ),
     code(
-        "key_unknown",
+        "seal_key_unknown",
         422,
         "Key unknown",
         "None of this gateway's keys opens the message: it was sealed for somebody else, under a retired key, or its context was changed.",

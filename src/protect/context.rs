@@ -84,13 +84,13 @@ pub(super) fn build(
     context.insert(METHOD, facts.method.as_str())?;
     context.insert(PATH, facts.path)?;
     context.insert(LEVEL, facts.level.name())?;
-    context.insert(DECISION, &facts.decision.to_string())?;
-    context.insert(EXPIRES, &now.as_second().saturating_add(LIFETIME_SECONDS).to_string())?;
+    context.insert(DECISION, facts.decision.to_string())?;
+    context.insert(EXPIRES, now.as_second().saturating_add(LIFETIME_SECONDS).to_string())?;
     if let Some(media) = facts.content_type {
         context.insert(CONTENT_TYPE, media)?;
     }
     if let Some(AnswerFacts { request, status }) = answer {
-        context.insert(REQUEST, &request.to_string())?;
+        context.insert(REQUEST, request.to_string())?;
         context.insert(STATUS, status.as_str())?;
     }
     Ok(context)

@@ -283,6 +283,11 @@ const BROKEN: &[Case] = &[
     }),
     ("API keys that do not parse", |s| s.edit("keys/api.toml", "kind = \"workload\"", "kind = \"robot\"")),
     ("API keys that are no TOML", |s| s.edit("keys/api.toml", "[[keys]]", "[[keys]")),
+    ("sealing for nobody, and opening without keys", |s| {
+        s.config("models = [\"tide-small\"]", "models = [\"tide-small\"]\ncan_open = \"haven\"");
+        s.config("path = \"/lake/*\"", "path = \"/lake/*\"\nopens = true");
+        s.config("service = \"status\"\n", "service = \"status\"\nopens = true\n");
+    }),
     ("a segment out of bounds, and a short queue", |s| {
         s.config("directory = \"journal\"", "directory = \"journal\"\nsegment_size = \"512KiB\"\nqueue = 3");
     }),

@@ -39,7 +39,7 @@ pub struct KeysSettings {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RootSettings {
-    /// File with 32 random bytes in base64, mode 0600; `tidegate keys init` makes it.
+    /// File with 32 random bytes in base64, mode 0600; `tidegate keys init` makes it. Exactly one of `file`, `transit` and `pkcs11`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
     /// A key of the transit engine of OpenBao or Vault. Absent: see `file`.
@@ -89,7 +89,7 @@ pub struct Pkcs11Settings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecipientSettings {
-    /// The root key that wraps its branch keys: the far side opens them if it may use that root key too.
+    /// The root key that wraps its branch keys: the far side opens them if it may use that root key too. Exactly one of `root` and `public_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<RecipientName>,
     /// PEM file of an RSA public key of 2048 bits or more (RSA-OAEP with SHA-256): only its holder can open. Absent: see `root`.
