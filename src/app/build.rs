@@ -16,7 +16,7 @@ use crate::model::{Clock, ClusterName, Problems, RecipientName, SystemClock};
 use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
 use crate::protect::Protector;
-use crate::protect::keys;
+use crate::protect::keys::Keys;
 use crate::route::Table;
 use crate::telemetry::{Exporters, Gauge, Telemetry};
 use crate::upstream::Upstreams;
@@ -64,7 +64,6 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
         Identity::new(&file.identity, &config.name, Arc::new(IssuerKeys::default()), Arc::clone(&clock)),
         &mut problems,
     );
-    let keys = sealing(config, &mut problems);
     let limits = kept(Limits::new(&file.limits, &config.name), &mut problems);
     let protector = protector(config, &clock, &mut problems);
     let upstreams = kept(Upstreams::new(&file.upstreams(), &config.name, clock), &mut problems);
@@ -74,60 +73,26 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
             problems.push(problem.file, problem.place, problem.message, problem.hint);
         }
     }
-    match (bundle, routes, catalog, identity, limits, upstreams) {
-        (Some(bundle), Some(routes), Some(catalog), Some(identity), Some(limits), Some(upstreams))
-            if problems.is_empty() =>
-        {
-            Ok(Snapshot {
-                gate: file.gate.clone(),
-                routes: Arc::new(routes),
-                identity: Arc::new(identity),
-                catalog: Arc::new(catalog),
-                bundle: Arc::new(bundle),
-                limits: Arc::new(limits),
-                protector: Protector::new(keys, Arc::new(SystemClock)),
-                upstreams: Arc::new(upstreams),
-            })
-        }
+    match (bundle, routes, catalog, identity, limits, protector.zip(upstreams)) {
+        (
+            Some(bundle),
+            Some(routes),
+            Some(catalog),
+            Some(identity),
+            Some(limits),
+            Some((protector, upstreams)),
+        ) if problems.is_empty() => Ok(Snapshot {
+            gate: file.gate.clone(),
+            routes: Arc::new(routes),
+            identity: Arc::new(identity),
+            catalog: Arc::new(catalog),
+            bundle: Arc::new(bundle),
+            limits: Arc::new(limits),
+            protector,
+            upstreams: Arc::new(upstreams),
+        }),
         _ => Err(problems),
     }
-}
-
-/// The keys, if there are any; and that nothing names a recipient or wants a key that is not there.
-fn sealing(config: &Config, problems: &mut Problems) -> Option<keys::Keys> {
-    let file = &config.file;
-    let found = file.keys.as_ref().and_then(|settings| {
-        let clock = Arc::new(SystemClock);
-        kept(keys::Keys::new(settings, &file.recipients, &config.name, clock), problems)
-    });
-    if file.keys.is_none() {
-        let hint = "add `[keys]` with a directory and a root key";
-        if !file.recipients.is_empty() {
-            problems.push(&config.name, "recipients", "nothing can be sealed for them without keys", hint);
-        }
-        for (index, _) in file.routes.iter().enumerate().filter(|(_, route)| route.opens) {
-            let place = format!("{}.opens", config.route_place(index));
-            problems.push(&config.name, place, "nothing can be opened without keys", hint);
-        }
-    }
-    let of_clusters =
-        file.clusters.iter().map(|(name, cluster)| (format!("clusters.{name}"), &cluster.can_open));
-    let domains = file.identity.mtls.trust_domains.iter().enumerate();
-    let of_workloads = domains.flat_map(|(domain, settings)| {
-        settings.workloads.iter().enumerate().map(move |(index, workload)| {
-            (format!("identity.mtls.trust_domains[{domain}].workloads[{index}]"), &workload.can_open)
-        })
-    });
-    for (place, recipient) in of_clusters.chain(of_workloads) {
-        if let Some(recipient) = recipient
-            && !file.recipients.contains_key(recipient)
-        {
-            let message = format!("`{recipient}` is no recipient");
-            let hint = "correct the name, or add `[recipients.NAME]`";
-            problems.push(&config.name, format!("{place}.can_open"), message, hint);
-        }
-    }
-    found
 }
 
 /// Takes the value, or its problems.

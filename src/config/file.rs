@@ -52,10 +52,10 @@ pub struct FileConfig {
     /// Plain HTTP services by name; each is an entity `Tidegate::Service`.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, ServiceSettings>,
-    /// Keys that payloads are sealed with. Absent: nothing is sealed or opened.
+    /// Where branch keys lie and what opens them. Absent: nothing is sealed or opened.
     #[serde(default)]
     pub keys: Option<KeysSettings>,
-    /// Who can open what is sealed, by name.
+    /// Who can open what is sealed for them, by name.
     #[serde(default)]
     pub recipients: BTreeMap<RecipientName, RecipientSettings>,
     /// Rates and concurrency by the name of the route that they hold for.
@@ -155,7 +155,7 @@ pub(super) fn parse(name: &str, text: &str, base: &Path, problems: &mut Problems
         (reader.optional("gateway"), reader.optional("admin"), reader.optional("gate"));
     let (identity, telemetry) = (reader.optional("identity"), reader.optional("telemetry"));
     let (clusters, stores, services) = (reader.map("clusters"), reader.map("stores"), reader.map("services"));
-    let (keys, recipients) = (reader.optional("keys"), reader.map("recipients"));
+    let (keys, recipients) = (reader.maybe("keys"), reader.map("recipients"));
     let limits = reader.map("limits");
     let (routes, places) = reader.list("routes");
     reader.gaps.routes = places;
@@ -334,22 +334,6 @@ fn resolve(file: &mut FileConfig, base: &Path) {
     at(&mut file.policy.directory);
     at(&mut file.audit.directory);
     maybe(&mut file.telemetry.otlp_ca);
-    if let Some(keys) = &mut file.keys {
-        at(&mut keys.directory);
-        for root in keys.roots.values_mut() {
-            maybe(&mut root.file);
-            if let Some(transit) = &mut root.transit {
-                maybe(&mut transit.ca);
-                at(&mut transit.token_file);
-            }
-            if let Some(module) = &mut root.pkcs11 {
-                at(&mut module.pin_file);
-            }
-        }
-    }
-    for recipient in file.recipients.values_mut() {
-        maybe(&mut recipient.public_key);
-    }
     for cluster in file.clusters.values_mut() {
         maybe(&mut cluster.ca);
         maybe(&mut cluster.client_certificate);

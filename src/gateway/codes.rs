@@ -308,19 +308,19 @@ pub const ALL: &[Code] = &[
         "seal_key_unknown",
         422,
         "Key unknown",
-        "None of this gateway's keys opens the message: it was sealed for somebody else, under a retired key, or its context was changed.",
+        "None of this gateway's keys opens the message, what it says of itself was changed, or its branch key is retired.",
     ),
     code(
         "key_missing",
         503,
         "Key missing",
-        "There is no branch key for this tenant, recipient and direction: `tidegate keys init` makes it, and nothing else does.",
+        "There is no branch key to seal with, or its recipient is not configured; an operator runs `tidegate keys init`.",
     ),
     code(
         "key_exhausted",
         503,
         "Key exhausted",
-        "The branch key has wrapped as many data keys as is safe: `tidegate keys rotate`.",
+        "The branch key has wrapped as many data keys as is safe; an operator runs `tidegate keys rotate`.",
     ),
     code(
         "key_unavailable",

@@ -78,7 +78,8 @@ mod tests {
     #[test]
     fn once_until_it_expires() {
         let replay = Replay::new(2);
-        let [a, b, c] = [1, 2, 3].map(|byte| MessageId::from([byte; 32]));
+        let (a, b, c) =
+            (MessageId::random().unwrap(), MessageId::random().unwrap(), MessageId::random().unwrap());
         assert_eq!(replay.remember(a, 10, 0), Ok(()));
         assert_eq!(replay.remember(a, 10, 9), Err(ReplayError::Seen));
         assert_eq!(replay.remember(b, 20, 9), Ok(()));

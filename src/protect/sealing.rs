@@ -120,8 +120,9 @@ impl Sealing {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Frames(sealer, _) => out.extend_from_slice(&sealer.finish()?),
             State::Events(mut sealer, mut events) => {
-                let mut rest = events.finish().unwrap_or_default();
-                push(&mut sealer, &mut rest, &mut out)?;
+                if let Some(mut rest) = events.finish() {
+                    push(&mut sealer, &mut rest, &mut out)?;
+                }
                 out.extend_from_slice(&sealer.finish()?);
             }
             State::Waiting(..) | State::Over => {}

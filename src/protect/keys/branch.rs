@@ -24,6 +24,9 @@ const FAILURE_AGE: Duration = Duration::from_secs(1);
 /// The most branch keys that are held.
 const MAX_HELD: usize = 16_384;
 
+/// Held by whoever opens a key; in it, when that last failed.
+type Busy = Arc<Mutex<Option<(Instant, KeyError)>>>;
+
 /// An opened branch key.
 #[derive(Debug)]
 pub(super) struct Branch {
@@ -60,7 +63,7 @@ pub(super) struct Branches {
     sealing: RwLock<HashMap<Scope, Arc<Branch>>>,
     opening: RwLock<HashMap<KeyName, Arc<Branch>>>,
     /// One opens a key while others who want the same wait; and when it last failed.
-    busy: RwLock<HashMap<Scope, Arc<Mutex<Option<(Instant, KeyError)>>>>>,
+    busy: RwLock<HashMap<Scope, Busy>>,
 }
 
 impl Branches {
@@ -274,7 +277,7 @@ impl Branches {
         self.roots.get(name).ok_or_else(|| KeyError::Recipient(name.clone()))
     }
 
-    fn busy(&self, scope: &Scope) -> Arc<Mutex<Option<(Instant, KeyError)>>> {
+    fn busy(&self, scope: &Scope) -> Busy {
         if let Some(busy) = get(&self.busy, scope) {
             return busy;
         }

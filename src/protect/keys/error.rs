@@ -50,7 +50,7 @@ impl KeyError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Recipient(_) | Self::Missing(_) => "key_missing",
-            Self::Foreign(_) | Self::Sealed(_) => "key_unknown",
+            Self::Foreign(_) | Self::Sealed(_) => "seal_key_unknown",
             Self::Unavailable { .. } | Self::Store(_) | Self::Crypto => "key_unavailable",
             Self::Exhausted(_) => "key_exhausted",
         }

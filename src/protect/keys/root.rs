@@ -1,7 +1,7 @@
 //! Root keys: each wraps branch keys, bound to their names, and does nothing else. Asked when a branch key is made or first used,
 //! never for a request.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -52,7 +52,7 @@ pub enum RootError {
 #[derive(Debug)]
 pub(super) enum Root {
     File(PathBuf),
-    Transit(Transit),
+    Transit(Box<Transit>),
     #[cfg(feature = "pkcs11")]
     Pkcs11(std::sync::Arc<super::pkcs11::Pkcs11>),
     /// A configuration that `check` has already complained about.
@@ -63,7 +63,7 @@ impl Root {
     pub(super) fn new(settings: &RootSettings) -> Result<Self, ClientError> {
         Ok(match (&settings.file, &settings.transit, &settings.pkcs11) {
             (Some(file), _, _) => Self::File(file.clone()),
-            (None, Some(transit), _) => Self::Transit(Transit::new(transit)?),
+            (None, Some(transit), _) => Self::Transit(Box::new(Transit::new(transit)?)),
             #[cfg(feature = "pkcs11")]
             (None, None, Some(module)) => Self::Pkcs11(super::pkcs11::Pkcs11::new(module).into()),
             _ => Self::Unsupported,
@@ -118,12 +118,12 @@ impl Root {
 }
 
 /// The key of a file, read for each use: it is used rarely and lies in memory not longer than that.
-fn read(path: &PathBuf) -> Result<BranchKey, RootError> {
+fn read(path: &Path) -> Result<BranchKey, RootError> {
     let secret = Secret::read(path)?;
-    let text = secret.expose_text().ok_or_else(|| RootError::Malformed(path.clone()))?;
+    let text = secret.expose_text().ok_or_else(|| RootError::Malformed(path.to_owned()))?;
     let mut key = BranchKey::default();
     match STANDARD.decode_slice(text, &mut *key) {
         Ok(KEY_BYTES) => Ok(key),
-        _ => Err(RootError::Malformed(path.clone())),
+        _ => Err(RootError::Malformed(path.to_owned())),
     }
 }

@@ -35,7 +35,7 @@ pub struct KeysSettings {
     pub roots: BTreeMap<RecipientName, RootSettings>,
 }
 
-/// A root key. Exactly one of `file`, `transit` and `pkcs11`.
+/// A root key.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RootSettings {
@@ -85,17 +85,18 @@ pub struct Pkcs11Settings {
     pub pin_file: PathBuf,
 }
 
-/// One `[recipients.NAME]` table. Exactly one of `root` and `public_key`.
+/// One `[recipients.NAME]` table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecipientSettings {
-    /// The root key that wraps its branch keys: the far side opens them if it may use that root key too. Exactly one of `root` and `public_key`.
+    /// The root key that wraps its branch keys: the far side opens them if it may use that root key too. Exactly one of `root` and
+    /// `public_key`. Exactly one of `root` and `public_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<RecipientName>,
     /// PEM file of an RSA public key of 2048 bits or more (RSA-OAEP with SHA-256): only its holder can open. Absent: see `root`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<PathBuf>,
-    /// Other recipients that each message is wrapped for as well; at most 3.
+    /// Other recipients that each message is wrapped for as well; at most 3. Absent: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<RecipientName>,
 }

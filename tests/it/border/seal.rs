@@ -143,7 +143,7 @@ async fn a_captured_request_is_good_for_nothing_else() {
     let at = body.windows(10).position(|w| w == b"restricted").unwrap();
     let mut relabelled = body.clone();
     relabelled[at..at + 10].copy_from_slice(b"internal  ");
-    assert_eq!(refused(far, "peer", &head, &relabelled).await, code(422, "key_unknown"));
+    assert_eq!(refused(far, "peer", &head, &relabelled).await, code(422, "seal_key_unknown"));
     // Cut, and with something behind it. The id is remembered already, so each has to be found before that, or while it is read.
     let shorter = head.replace(&format!("content-length: {}", body.len()), "content-length: 40");
     assert_eq!(refused(far, "peer", &shorter, &body[..40]).await, code(422, "seal_truncated"));
@@ -296,5 +296,28 @@ async fn a_client_that_hangs_up_is_recorded_on_both_sides() {
     // The relay finds out when it has something to pass on, and hangs up as well.
     pair.model.go_on.add_permits(3);
     assert_ne!(pair.far.first_outcome().await["ending"], "unknown");
+    pair.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_keys_of_another_cluster_open_nothing() {
+    let pair = Pair::strangers().await;
+    let answer = pair.ask(&prompt(false)).await;
+    assert_eq!((answer.status(), answer.code().as_str()), (502, "peer_answer_not_sealed"), "{answer:?}");
+    let (head, body) = split(&pair.relay.requests()[0]);
+    assert_eq!(refused(&pair.far, "peer", &head, &body).await, (422, "seal_key_unknown".to_owned()));
+    assert!(pair.model.take().is_empty());
+    assert_silent(&pair);
+    pair.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_a_key_nothing_leaves() {
+    let pair = Pair::start().await;
+    // The root key is gone and no branch key is in memory yet.
+    std::fs::remove_file(pair.border.dir.path().join("root.key")).unwrap();
+    let answer = pair.ask(&prompt(false)).await;
+    assert_eq!((answer.status(), answer.code().as_str()), (503, "key_unavailable"), "{answer:?}");
+    assert!(pair.relay.captured().is_empty());
     pair.shutdown().await;
 }

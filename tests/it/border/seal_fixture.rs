@@ -1,14 +1,15 @@
 //! A border, the gateway before a cluster, and between them whoever ends TLS there: a relay that sees and can change every byte.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use tidegate::model::SystemClock;
+use tidegate::model::{RecipientName, SystemClock};
+use tidegate::protect::keys::{Direction, Keys, KeysSettings, RecipientSettings, Scope};
+
 use tidegate::policy::embedded;
-use tidegate::protect::keys::{self, Direction, KeysSettings, Scope};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -29,26 +30,35 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) async fn start() -> Self {
-        let keys = Keys::make().await;
-        Self::with_keys(&keys, &keys).await
+        let keys = tempfile::tempdir().unwrap();
+        write_keys(keys.path(), 7).await;
+        Self::with_keys(keys.path(), keys.path()).await
     }
 
-    /// The same with these keys at the border and at the far side.
-    pub(super) async fn with_keys(near: &Keys, far_keys: &Keys) -> Self {
+    /// A far side that has the keys of another cluster: of the same names, and other bytes.
+    pub(super) async fn strangers() -> Self {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write_keys(ours.path(), 7).await;
+        write_keys(theirs.path(), 8).await;
+        Self::with_keys(ours.path(), theirs.path()).await
+    }
+
+    /// Both gateways with the keys of these folders.
+    async fn with_keys(border_keys: &Path, far_keys: &Path) -> Self {
         let model = Model::start().await;
         let far = Border::prepared(&far_configuration(&model.endpoint), |dir| {
             std::fs::remove_dir_all(dir.join("policies")).unwrap();
             embedded::write(embedded::FAR_SIDE, &dir.join("policies")).unwrap();
-            far_keys.copy(dir);
+            copy_keys(far_keys, dir);
         })
         .await;
         let relay = Relay::start(far.dir.path(), far.running.data_address().port()).await;
         let border = Border::prepared(&border_configuration(&relay.endpoint), |dir| {
+            copy_keys(border_keys, dir);
             write_policy(
                 dir,
                 "@id(\"test-chat\")\npermit (principal, action == Tidegate::Action::\"infer\", resource);\n",
             );
-            near.copy(dir);
         })
         .await;
         Self { border, far, relay, model }
@@ -155,52 +165,61 @@ residency = ["EU"]
     )
 }
 
-/// One root key and one recipient on both sides.
+/// One recipient on both sides, under one root key.
 const KEYS: &str = r#"
 [keys]
-directory = "keys"
-[keys.roots.haven]
+directory = "branch"
+[keys.roots.main]
 file = "root.key"
 [recipients.haven]
-root = "haven"
+root = "main"
 "#;
 
-/// A root key and the branch keys that it wraps, in a folder.
-pub(super) struct Keys(tempfile::TempDir);
+#[derive(serde::Deserialize)]
+struct Sections {
+    keys: KeysSettings,
+    recipients: BTreeMap<RecipientName, RecipientSettings>,
+}
 
-impl Keys {
-    pub(super) async fn make() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut key = [0; 32];
-        aws_lc_rs::rand::fill(&mut key).unwrap();
-        let path = dir.path().join("root.key");
-        std::fs::write(&path, STANDARD.encode(key)).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let table: toml::Table = KEYS.parse().unwrap();
-        let mut settings: KeysSettings = table["keys"].clone().try_into().unwrap();
-        settings.directory = dir.path().join("keys");
-        settings.roots.values_mut().for_each(|root| root.file = Some(path.clone()));
-        let recipients = table["recipients"].clone().try_into().unwrap();
-        let keys = keys::Keys::new(&settings, &recipients, "test", Arc::new(SystemClock)).unwrap();
-        for direction in Direction::ALL {
-            let scope = Scope {
-                tenant: "anonymous".parse().unwrap(),
-                recipient: "haven".parse().unwrap(),
-                direction,
-            };
-            keys.make(&scope).await.unwrap();
-        }
-        Self(dir)
+/// A root key file in a folder: 32 bytes in base64.
+fn write_root(dir: &Path, byte: u8) {
+    let file = dir.join("root.key");
+    std::fs::write(&file, base64::engine::general_purpose::STANDARD.encode([byte; 32])).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn make_private(dir: &Path) {
+    std::fs::create_dir(dir).unwrap();
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+/// Branch keys for both directions under a root key of these bytes, as `tidegate keys init` makes them.
+async fn write_keys(dir: &Path, root: u8) {
+    write_root(dir, root);
+    make_private(&dir.join("branch"));
+    let Sections { mut keys, recipients } = toml::from_str(KEYS).unwrap();
+    keys.directory = dir.join("branch");
+    for root in keys.roots.values_mut() {
+        root.file = Some(dir.join("root.key"));
     }
+    let keys = Keys::new(&keys, &recipients, "test", Arc::new(SystemClock)).unwrap();
+    for direction in [Direction::Request, Direction::Answer] {
+        let (tenant, recipient) = ("anonymous".parse().unwrap(), "haven".parse().unwrap());
+        keys.make(&Scope { tenant, recipient, direction }).await.unwrap();
+    }
+}
 
-    /// Copies all into the folder of a gateway.
-    fn copy(&self, to: &Path) {
-        std::fs::copy(self.0.path().join("root.key"), to.join("root.key")).unwrap();
-        std::fs::create_dir(to.join("keys")).unwrap();
-        for file in std::fs::read_dir(self.0.path().join("keys")).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), to.join("keys").join(file.file_name())).unwrap();
-        }
+/// A copy of the wrapped branch keys, as an operator takes them to the far side, beside the root key that is there.
+fn copy_keys(from: &Path, to: &Path) {
+    copy_tree(&from.join("branch"), &to.join("branch"));
+    std::fs::copy(from.join("root.key"), to.join("root.key")).unwrap();
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    make_private(to);
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if path.is_dir() { copy_tree(&path, &to) } else { std::fs::copy(&path, &to).map(drop).unwrap() }
     }
 }
 

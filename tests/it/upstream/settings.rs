@@ -102,7 +102,9 @@ fn unknown_members_are_refused_and_defaults_are_as_documented() {
     assert_eq!(
         shown,
         json!({
-            "endpoints": [], "cluster": "private", "credential_file": null, "ca": null, "server_name": null,
+            "endpoints": [], "cluster": "private", "credential_file": null, "ca": null,
+            "client_certificate": null,
+            "client_key": null, "server_name": null,
             "plaintext": "refused", "allow_networks": [], "http2": "auto", "max_in_flight": 1024,
             "timeouts": { "connect": "2s", "first_byte": "1m", "idle": "5m" },
         })
