@@ -102,6 +102,17 @@ pub struct Plaintext {
     pub content_type: Option<HeaderValue>,
 }
 
+/// An answer that goes back sealed.
+#[derive(Debug)]
+pub struct SealedAnswer {
+    /// The outside of it.
+    pub response: Response<Body>,
+    /// The public facts of the message.
+    pub facts: SealFacts,
+    /// Where the digest of the sealed answer will be.
+    pub wire: WireDigest,
+}
+
 /// An answer that is what the border waited for.
 #[derive(Debug)]
 pub struct OpenedAnswer {
@@ -237,7 +248,7 @@ impl Protector {
         opened: &Opened,
         decision: RecordId,
         response: Response<Body>,
-    ) -> Result<Response<Body>, SealingError> {
+    ) -> Result<SealedAnswer, SealingError> {
         let scope = Scope {
             tenant: opened.tenant.clone(),
             recipient: opened.facts.recipient.clone(),
@@ -254,9 +265,10 @@ impl Protector {
         let answer = AnswerFacts { request: opened.facts.message_id, status };
         let context = context::build(&scope, &facts, Some(answer), self.clock.now())?;
         let seal = self.seal(&scope, context).await?;
+        let (facts, wire) = (seal.facts.clone(), seal.wire());
         let mut response = seal.response(response)?;
         *response.status_mut() = context::shown_status(status);
-        Ok(response)
+        Ok(SealedAnswer { response, facts, wire })
     }
 
     /// Opens the answer to a sealed request.

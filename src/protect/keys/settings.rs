@@ -95,7 +95,7 @@ pub struct RecipientSettings {
     /// PEM file of an RSA public key of 2048 bits or more (RSA-OAEP with SHA-256): only its holder can open. Absent: see `root`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<PathBuf>,
-    /// Other recipients that each message is wrapped for as well; at most 3.
+    /// Other recipients that each message is wrapped for as well; at most 3. Absent: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<RecipientName>,
 }
