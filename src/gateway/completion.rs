@@ -158,12 +158,11 @@ impl Observer for Meter {
     }
 
     fn ended(&mut self) {
-        match self.completion.take() {
-            Some(mut completion) => match completion.closing.take() {
+        if let Some(mut completion) = self.completion.take() {
+            match completion.closing.take() {
                 Some(closing) => closing.put(completion, self.bytes),
                 None => completion.close(Ending::Complete, None, self.bytes),
-            },
-            None => {}
+            }
         }
     }
 
