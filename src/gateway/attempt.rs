@@ -273,7 +273,7 @@ async fn opened(
     };
     match snapshot.protector.open_answer(&expected, answer.response).await {
         Ok(opened) => {
-            let seal = AnswerSeal { facts: opened.facts, record: opened.decision, wire: opened.wire };
+            let seal = AnswerSeal { facts: opened.facts, record: Some(opened.decision), wire: opened.wire };
             Ok((sending, Answered { response: opened.response, seal: Some(seal) }))
         }
         Err(error) => {

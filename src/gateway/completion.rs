@@ -3,7 +3,7 @@
 //! The record is closed when the body ends, fails or is dropped, whichever comes first: a caller who hangs up
 //! leaves a record too.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -37,6 +37,8 @@ pub(crate) struct Completion {
     pub(crate) sealed: Option<WireDigest>,
     /// The sealed message that the answer came in.
     pub(crate) answer: Option<AnswerSeal>,
+    /// Where to leave all this when the plaintext has ended, if the answer is sealed behind it.
+    pub(crate) closing: Option<Arc<Closing>>,
     pub(crate) first_byte: Option<Instant>,
     pub(crate) finish: Finish,
 }
@@ -94,6 +96,56 @@ impl Meter {
     }
 }
 
+/// A crossing whose plaintext answer has ended while its sealed form is still leaving.
+#[derive(Debug, Default)]
+pub(crate) struct Closing(Mutex<Option<(Completion, u64)>>);
+
+impl Closing {
+    fn put(&self, completion: Completion, bytes: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((completion, bytes));
+    }
+
+    fn close(&self, ending: Ending, seal: &mut Option<AnswerSeal>) {
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((mut completion, bytes)) = left {
+            completion.answer = seal.take();
+            completion.close(ending, None, bytes);
+        }
+    }
+}
+
+/// Watches the sealed form of an answer leave, and then closes the record of the crossing.
+#[derive(Debug)]
+pub(crate) struct SealedEnd {
+    closing: Arc<Closing>,
+    seal: Option<AnswerSeal>,
+}
+
+impl SealedEnd {
+    /// Closes what is left in `closing`.
+    pub(crate) const fn new(closing: Arc<Closing>, seal: AnswerSeal) -> Self {
+        Self { closing, seal: Some(seal) }
+    }
+}
+
+impl Observer for SealedEnd {
+    fn passed(&mut self, _: &Bytes) {}
+
+    fn ended(&mut self) {
+        self.closing.close(Ending::Complete, &mut self.seal);
+    }
+
+    fn failed(&mut self, _: &BoxError) {
+        self.closing.close(Ending::Aborted, &mut self.seal);
+    }
+}
+
+impl Drop for SealedEnd {
+    fn drop(&mut self) {
+        self.closing.close(Ending::ClientGone, &mut self.seal);
+    }
+}
+
 impl Observer for Meter {
     fn passed(&mut self, data: &Bytes) {
         self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
@@ -106,7 +158,12 @@ impl Observer for Meter {
     }
 
     fn ended(&mut self) {
-        self.close(Ending::Complete, None);
+        if let Some(mut completion) = self.completion.take() {
+            match completion.closing.take() {
+                Some(closing) => closing.put(completion, self.bytes),
+                None => completion.close(Ending::Complete, None, self.bytes),
+            }
+        }
     }
 
     fn failed(&mut self, error: &BoxError) {
@@ -145,7 +202,7 @@ impl Completion {
                 response_bytes,
                 request_ciphertext: digest_of(self.sealed.as_ref()),
                 response_ciphertext: digest_of(self.answer.as_ref().map(|answer| &answer.wire)),
-                peer: self.answer.as_ref().map(|answer| record::answer(&answer.facts, answer.record)),
+                answer: self.answer.as_ref().map(|answer| record::answer(&answer.facts, answer.record)),
                 usage,
                 duration_us: since(Instant::now()),
                 time_to_first_byte_us: self.first_byte.map(since),

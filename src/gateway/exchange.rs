@@ -20,6 +20,7 @@ use crate::protect::{Opened, WireDigest};
 use crate::route::Route;
 use crate::telemetry::{RequestSpan, ServerFacts, ServerRequest, Telemetry};
 
+use super::completion::Closing;
 use super::payload::Sent;
 use super::record;
 use super::reject::Reject;
@@ -38,6 +39,8 @@ pub(crate) struct Exchange {
     /// The decision that was written last says what happened; only its outcome is owed.
     pub(crate) recorded: bool,
     pub(crate) sent: Arc<Sent>,
+    /// Where the crossing waits for the end of its sealed answer.
+    pub(crate) closing: Arc<Closing>,
     /// The sealed message that the last attempt left in.
     pub(crate) sealed: Option<WireDigest>,
     /// Taken by whoever ends the request.
@@ -132,7 +135,15 @@ impl Exchange {
             host: String::new(),
             code: None,
         };
-        Self { facts, draft: None, recorded: false, sent: Arc::default(), sealed: None, finish: Some(finish) }
+        Self {
+            facts,
+            draft: None,
+            recorded: false,
+            sent: Arc::default(),
+            closing: Arc::default(),
+            sealed: None,
+            finish: Some(finish),
+        }
     }
 
     pub(crate) fn parsed(&mut self, inbound: &Inbound) {

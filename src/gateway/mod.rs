@@ -118,7 +118,7 @@ impl Gateway {
             })
             .await
         };
-        let opened = exchange.facts.opened.clone();
+        let (opened, closing) = (exchange.facts.opened.clone(), Arc::clone(&exchange.closing));
         let response = match enforced {
             Ok(response) => response,
             Err(reject) => exchange.refuse(reject, &self.audit).await,
@@ -126,7 +126,7 @@ impl Gateway {
         match opened {
             None => response,
             // Whoever sealed the request gets no word of the answer in clear.
-            Some(opened) => sealed::answer(&snapshot, &opened, id, response).await,
+            Some(opened) => sealed::answer(&snapshot, (&opened, closing), id, response).await,
         }
     }
 

@@ -136,8 +136,8 @@ fn came(opened: &Opened) -> Message<'_> {
     Message { tenant: Some(opened.tenant.as_str().into()), record, ..message(&opened.facts) }
 }
 
-/// The message of an answer that was opened; `record` is the far side's.
-pub(super) fn answer(facts: &SealFacts, record: RecordId) -> Message<'static> {
+/// The message of an answer; `record` is that of the far side, if it sealed it.
+pub(super) fn answer(facts: &SealFacts, record: Option<RecordId>) -> Message<'static> {
     let Message { key, message_id, direction, .. } = message(facts);
     let owned = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
     Message {
@@ -146,7 +146,7 @@ pub(super) fn answer(facts: &SealFacts, record: RecordId) -> Message<'static> {
         message_id: owned(message_id),
         direction: Cow::Owned(direction.into_owned()),
         tenant: None,
-        record: Some(record.to_string().into()),
+        record: record.map(|record| record.to_string().into()),
     }
 }
 

@@ -1,16 +1,20 @@
 //! The far side of sealing: a sealed request becomes a request like others, and whatever is answered to it goes back sealed.
 
+use std::sync::Arc;
+
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 
-use crate::message::{self, Body, Inbound, ReadBodyError, collect_bounded};
+use crate::message::{self, Body, Inbound, Observed, ReadBodyError, collect_bounded};
 use crate::model::{Authn, Level, Principal, RecordId};
-use crate::protect::{self, AnswerRefused, Opened, OpeningError};
+use crate::protect::{self, AnswerRefused, Opened, OpeningError, SealedAnswer};
 use crate::route::Route;
 use crate::upstream::AnswerError;
 
+use super::completion::{Closing, SealedEnd};
 use super::exchange::{Exchange, stamp};
 use super::reject::Reject;
+use super::sending::AnswerSeal;
 use super::{Snapshot, codes};
 
 /// The most of an unsealed answer that is read for the operator's log, in bytes.
@@ -64,12 +68,15 @@ fn raise(inbound: &mut Inbound, level: Level) {
 /// Seals an answer. One that cannot be sealed is replaced by a refusal that says nothing of it.
 pub(super) async fn answer(
     snapshot: &Snapshot,
-    opened: &Opened,
+    (opened, closing): (&Opened, Arc<Closing>),
     id: RecordId,
     response: Response<Body>,
 ) -> Response<Body> {
     match snapshot.protector.seal_answer(opened, id, response).await {
-        Ok(response) => response,
+        Ok(SealedAnswer { response, facts, wire }) => {
+            let seal = AnswerSeal { facts, record: None, wire };
+            response.map(|body| message::boxed(Observed::new(body, SealedEnd::new(closing, seal))))
+        }
         Err(error) => {
             let reject = Reject::from(error);
             tracing::warn!(record = %id, code = reject.code(), cause = reject.cause(), "answer not sealed, and so not sent");

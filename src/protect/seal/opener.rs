@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::OpenError;
 use super::aead::{Cipher, NONCE_BYTES, TAG_BYTES};
-use super::frame::{Aad, FINAL_HEAD, FINAL_MARK, Kind, REGULAR_HEAD, nonce};
+use super::frame::{Aad, FINAL_HEAD, FINAL_MARK, Kind, REGULAR_HEAD};
 use super::header::{Header, Reader};
 
 /// A message whose header is believed.
@@ -22,6 +22,7 @@ struct Head {
     length: usize,
     /// Bytes of text.
     text: usize,
+    nonce: [u8; NONCE_BYTES],
 }
 
 impl Opener {
@@ -91,7 +92,7 @@ impl Opener {
         }
     }
 
-    /// Reads the head of the frame that must be `number`; none if bytes are missing. A number, nonce or length that cannot be is told at
+    /// Reads the head of the frame that must be `number`; none if bytes are missing. A number or length that cannot be is told at
     /// once, before anybody waits for its text.
     fn head(&self, number: u32, input: &[u8]) -> Result<Option<Head>, OpenError> {
         let wrong = OpenError::Frame(number);
@@ -107,10 +108,8 @@ impl Opener {
         if stated != number {
             return Err(wrong);
         }
-        let Some(stated) = reader.array::<NONCE_BYTES>() else { return Ok(None) };
-        if stated != nonce(number) {
-            return Err(wrong);
-        }
+        // Ours follows from the number. Writers of the format may take another, as vectors of its authors do; the tag tells.
+        let Some(nonce) = reader.array::<NONCE_BYTES>() else { return Ok(None) };
         let (length, text) = match kind {
             Kind::Regular => (REGULAR_HEAD, limit),
             Kind::Final => match reader.u32() {
@@ -119,7 +118,7 @@ impl Opener {
                 Some(text) => (FINAL_HEAD, text),
             },
         };
-        Ok(Some(Head { kind, length, text: usize::try_from(text).map_err(|_| wrong)? }))
+        Ok(Some(Head { kind, length, text: usize::try_from(text).map_err(|_| wrong)?, nonce }))
     }
 
     fn open(&self, number: u32, head: &Head, mut frame: BytesMut) -> Result<Bytes, OpenError> {
@@ -128,7 +127,7 @@ impl Opener {
         let tag = text.split_off(head.text);
         let tag = tag.as_ref().try_into().map_err(|_| wrong)?;
         let aad = Aad::new(self.header.message_id(), head.kind, number, head.text);
-        self.cipher.open(&nonce(number), aad.as_slice(), &mut text, tag).map_err(|_| wrong)?;
+        self.cipher.open(&head.nonce, aad.as_slice(), &mut text, tag).map_err(|_| wrong)?;
         Ok(text.freeze())
     }
 }

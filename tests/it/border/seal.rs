@@ -41,9 +41,9 @@ async fn a_restricted_prompt_crosses_sealed_and_its_answer_too() {
     assert_eq!((&seal["recipient"], &seal["direction"]), (&"haven".into(), &"request".into()));
     assert_eq!(seal["key"], "t/anonymous/haven/request/v1");
     assert_eq!(outcome["usage"]["output_tokens"], 5, "{outcome}");
-    assert_eq!(outcome["peer"]["key"], "t/anonymous/haven/answer/v1");
+    assert_eq!(outcome["answer"]["key"], "t/anonymous/haven/answer/v1");
 
-    let far = pair.far.closed_records(outcome["peer"]["record"].as_str().unwrap()).await;
+    let far = pair.far.closed_records(outcome["answer"]["record"].as_str().unwrap()).await;
     let opened = &far[0]["opened"];
     assert_eq!((&opened["message_id"], &opened["record"]), (&seal["message_id"], &decision["id"]));
     assert_eq!((&opened["tenant"], &far[0]["tenant"]), (&"anonymous".into(), &"borders".into()));
@@ -56,7 +56,12 @@ async fn a_restricted_prompt_crosses_sealed_and_its_answer_too() {
     for digest in ["request_ciphertext", "response_ciphertext"] {
         assert_eq!(outcome[digest].as_str().unwrap().len(), 64, "{outcome}");
     }
-    assert_eq!(outcome["request_ciphertext"], far_outcome["request_ciphertext"]);
+    for fact in ["request_ciphertext", "response_ciphertext"] {
+        assert_eq!(outcome[fact], far_outcome[fact], "both ends saw the same bytes");
+    }
+    for fact in ["message_id", "key"] {
+        assert_eq!(outcome["answer"][fact], far_outcome["answer"][fact]);
+    }
     pair.shutdown().await;
 }
 
