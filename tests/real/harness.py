@@ -133,6 +133,11 @@ permit (principal, action == Tidegate::Action::"call", resource == Tidegate::Ser
 @id("test-residency")
 forbid (principal, action in Tidegate::Action::"send", resource)
 unless { context has destination && context.destination in context.data.residency };
+
+@id("test-restricted-only-sealed")
+forbid (principal, action in Tidegate::Action::"send", resource)
+when { context.data.level >= 3 }
+unless { context.protection.sealed };
 """
 
 
