@@ -2,6 +2,7 @@
 //!
 //! `UPDATE_VECTORS=1` writes ours anew. `TIDEGATE_VECTORS` is a folder with `valid-Net-4.0.0.zip` and
 //! `commitment-test-vectors.json`; without it their tests have nothing to do and say so.
+#![expect(clippy::cast_possible_truncation, reason = "messages of tests are small")]
 
 use std::collections::BTreeMap;
 use std::ops::Range;
