@@ -308,6 +308,16 @@ fn other_recipients_get_a_new_header_and_the_old_frames() {
 }
 
 #[test]
+fn frames_are_still_counted_when_the_message_is_over() {
+    let parts = seal_parts(16, &[1; 40], 16);
+    let (mut opener, _) = open_header(&parts[0]).unwrap();
+    let mut input = BytesMut::from(parts[1..].concat().as_slice());
+    let counts = std::iter::from_fn(|| opener.next_frame(&mut input).unwrap().map(|_| opener.frames()));
+    assert_eq!(counts.collect::<Vec<_>>(), [1, 2, 2]);
+    assert!(opener.is_over());
+}
+
+#[test]
 fn keys_are_not_shown() {
     let key = DataKey::from([0xab; 32]);
     assert_eq!(format!("{key:?}"), "***");
