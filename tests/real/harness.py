@@ -310,6 +310,10 @@ class Gateway:
     def records(self):
         return records_of(self.journal)
 
+    def log(self):
+        """The operator's log, of all starts."""
+        return "".join(file.read_text() for file in self.folder.glob("stderr-*"))
+
 
 # ---- what a test gets ---------------------------------------------------------------------------------------------
 
