@@ -28,13 +28,19 @@ const MAX_HELD: usize = 16_384;
 type Busy = Arc<Mutex<Option<(Instant, KeyError)>>>;
 
 /// An opened branch key.
-#[derive(Debug)]
 pub(super) struct Branch {
     name: KeyName,
     key: BranchKey,
     opened: Instant,
     /// Wraps that are left of those set aside.
     left: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Branch {
+    /// The name alone.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Branch").field(&self.name).finish()
+    }
 }
 
 impl Branch {
