@@ -10,11 +10,14 @@ mod completion;
 mod exchange;
 mod object;
 mod payload;
+mod range;
 mod record;
 mod reject;
 mod sealed;
 mod sending;
 mod snapshot;
+mod source;
+mod stored;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

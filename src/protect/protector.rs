@@ -63,6 +63,8 @@ pub enum Plan {
     Request(Box<Seal>, Expected),
     /// The request goes to a private store as it is; the answer is sealed for whoever reads.
     Answer(RecipientName),
+    /// The object that the request writes is sealed with its dataset's key.
+    Rest(Box<Seal>),
 }
 
 /// What the answer to a sealed request must be.
@@ -319,7 +321,7 @@ impl Protector {
     }
 
     /// Unwraps the data key with a key of exactly this scope and verifies the header.
-    async fn unlock(
+    pub(super) async fn unlock(
         &self,
         header: UnverifiedHeader,
         scope: &Scope,
@@ -404,15 +406,30 @@ impl Plan {
         let (recipient, right_place) = match self {
             Self::Request(seal, _) => (&seal.facts.recipient, !store),
             Self::Answer(recipient) => (recipient, store),
+            // Whose key it is, the dataset says: nothing leaves the private side.
+            Self::Rest(_) => return store && permit.protection() == Protection::None,
         };
         right_place && candidate.can_open.as_ref() == Some(recipient)
+    }
+
+    /// The request, sealed as far as the plan says.
+    pub(super) fn sealed(self, request: http::Request<Body>) -> Result<http::Request<Body>, SealingError> {
+        match self {
+            Self::Request(seal, _) => seal.request(request),
+            Self::Answer(_) => Ok(request),
+            Self::Rest(seal) => {
+                // The object's metadata stays in clear: the store needs it to answer.
+                let (head, body) = request.into_parts();
+                Ok(http::Request::from_parts(head, seal.body(body)?))
+            }
+        }
     }
 
     /// The message that goes out, if one does.
     #[must_use]
     pub fn seal(&self) -> Option<&Seal> {
         match self {
-            Self::Request(seal, _) => Some(seal),
+            Self::Request(seal, _) | Self::Rest(seal) => Some(seal),
             Self::Answer(_) => None,
         }
     }

@@ -1,6 +1,5 @@
 //! The sealed form of a payload: what is written opens, and nothing else does.
 #![expect(clippy::cast_possible_truncation, reason = "messages of tests are small")]
-
 #![expect(clippy::cast_possible_truncation, reason = "the lengths of test data are small")]
 
 use std::ops::Range;
