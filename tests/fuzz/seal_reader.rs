@@ -47,7 +47,7 @@ fn known() -> &'static Known {
 }
 
 /// The first byte chooses what reads the rest, and in what pieces.
-pub fn read(input: &[u8]) {
+pub(crate) fn read(input: &[u8]) {
     let Some((choice, rest)) = input.split_first() else { return };
     let piece = usize::from(choice >> 2) + 1;
     match choice & 3 {
