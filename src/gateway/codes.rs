@@ -252,7 +252,7 @@ pub const ALL: &[Code] = &[
         "seal_not_a_peer",
         403,
         "Not a peer",
-        "Sealed messages are opened only for a workload with `peer = true` that connects with its certificate.",
+        "Sealed messages are opened only for a workload with `peer = true` that connects with its certificate, and on a route to a store for a job that sealed what it writes with its own key.",
     ),
     code(
         "seal_malformed",

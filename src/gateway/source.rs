@@ -81,9 +81,14 @@ impl Source<'_> {
         let place = name(self.crossing, call)?;
         let header = self.header(&mut beginning, &[scope(at_rest)], Some(place)).await?;
         let facts = header.facts().clone();
-        let final_frame = self.bytes(&beginning, &header.final_frame()).await?;
-        let stored =
-            header.prove(&final_frame).map_err(|error| unbelieved("object_unopened", error.into()))?;
+        let stored = match header.proven() {
+            Ok(stored) => stored,
+            Err(header) => {
+                let final_frame = self.bytes(&beginning, &header.final_frame()).await?;
+                let proven = self.snapshot.protector.prove(*header, &final_frame);
+                proven.map_err(|error| unbelieved("object_unopened", error.into()))?
+            }
+        };
         let range = if head { None } else { self.range(&beginning)? };
         let length = stored.length();
         let part = match range {
@@ -187,7 +192,7 @@ impl Source<'_> {
         place: Option<ObjectName<'_>>,
     ) -> Result<ObjectHeader, Stop> {
         loop {
-            let so_far = (&*beginning.bytes, beginning.total);
+            let so_far = (&*beginning.bytes, beginning.total, &beginning.version);
             let found = self.snapshot.protector.object_header(so_far, scopes, place).await;
             match found {
                 Ok(Some(header)) => return Ok(header),

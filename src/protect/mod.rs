@@ -15,6 +15,7 @@
 mod context;
 mod error;
 pub mod keys;
+mod lengths;
 mod object;
 mod opening;
 mod outbound;

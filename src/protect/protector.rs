@@ -14,6 +14,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use super::context::{self, AnswerFacts, Facts, Said};
 use super::error::{AnswerRefused, OpeningError, SealingError};
 use super::keys::{Direction, Keys, Scope};
+use super::lengths::Lengths;
 use super::opening::{Opening, Unopened};
 use super::replay::{MAX_REMEMBERED, Replay};
 use super::seal::{EncryptionContext, FrameLength, MessageId, NewMessage, Opener, UnverifiedHeader};
@@ -33,6 +34,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 pub struct Protector {
     keys: Option<Keys>,
     replay: Arc<Replay>,
+    lengths: Arc<Lengths>,
     clock: Arc<dyn Clock>,
 }
 
@@ -138,7 +140,11 @@ impl Protector {
     /// The same that remembers at most `most` messages.
     #[must_use]
     pub fn with_memory(keys: Option<Keys>, clock: Arc<dyn Clock>, most: usize) -> Self {
-        Self { keys, replay: Arc::new(Replay::new(most)), clock }
+        Self { keys, replay: Arc::new(Replay::new(most)), lengths: Arc::default(), clock }
+    }
+
+    pub(super) fn lengths(&self) -> &Lengths {
+        &self.lengths
     }
 
     pub(super) fn now(&self) -> jiff::Timestamp {

@@ -108,17 +108,21 @@ pub struct ObjectHeader {
     opener: Opener,
     layout: Layout,
     facts: SealFacts,
+    total: u64,
+    version: HeaderValue,
+    /// Its final frame was opened before.
+    proven: bool,
 }
 
 impl Protector {
-    /// Reads and believes the header at the beginning of an object of `total` bytes: it opens with a key of one of `scopes`, and if
+    /// Reads and believes the header at the beginning of that version of an object, which has `total` bytes: it opens with a key of one of `scopes`, and if
     /// `place` is given it is the message of that object. None if more bytes are needed.
     ///
     /// # Errors
     /// It is no message, opens with none of these keys, was changed, or is another object's.
     pub async fn object_header(
         &self,
-        (beginning, total): (&[u8], u64),
+        (beginning, total, version): (&[u8], u64, &HeaderValue),
         scopes: &[Scope],
         place: Option<ObjectName<'_>>,
     ) -> Result<Option<ObjectHeader>, StoredFault> {
@@ -131,7 +135,19 @@ impl Protector {
         let (opener, facts) = self.unlock_stored(header, scopes, place).await?;
         let used = u64::try_from(used).unwrap_or(u64::MAX);
         let layout = Layout::new(used, opener.header().frame_length(), total)?;
-        Ok(Some(ObjectHeader { opener, layout, facts }))
+        let proven = self.lengths().is_proven(&facts.message_id, total, version);
+        Ok(Some(ObjectHeader { opener, layout, facts, total, version: version.clone(), proven }))
+    }
+
+    /// Believes the length of an object, which its final frame proves, and remembers it: the next read of the same message does without.
+    ///
+    /// # Errors
+    /// It is not the final frame: the object was truncated, or is another.
+    pub fn prove(&self, header: ObjectHeader, final_frame: &[u8]) -> Result<StoredObject, OpenError> {
+        let ObjectHeader { mut opener, layout, facts, total, version, .. } = header;
+        let last = Some(opener.open_final(&layout, final_frame)?);
+        self.lengths().remember(facts.message_id, total, version);
+        Ok(StoredObject { opener, layout, last })
     }
 
     /// Lets a body that is sealed already through as it is, once its header is believed: it opens with a key of one of `scopes`.
@@ -168,13 +184,15 @@ impl ObjectHeader {
         self.layout.final_frame().1
     }
 
-    /// Believes the length of the object, which its final frame proves.
+    /// The object, if a read before has proven that this message has this length.
     ///
     /// # Errors
-    /// It is not the final frame: the object was truncated, or is another.
-    pub fn prove(mut self, final_frame: &[u8]) -> Result<StoredObject, OpenError> {
-        let last = self.opener.open_final(&self.layout, final_frame)?;
-        Ok(StoredObject { opener: self.opener, layout: self.layout, last })
+    /// It is not proven: the header comes back, for [`Protector::prove`].
+    pub fn proven(self) -> Result<StoredObject, Box<Self>> {
+        if !self.proven {
+            return Err(Box::new(self));
+        }
+        Ok(StoredObject { opener: self.opener, layout: self.layout, last: None })
     }
 }
 
@@ -183,8 +201,8 @@ impl ObjectHeader {
 pub struct StoredObject {
     opener: Opener,
     layout: Layout,
-    /// The plaintext of the final frame.
-    last: Bytes,
+    /// The plaintext of the final frame, if it was opened now.
+    last: Option<Bytes>,
 }
 
 impl StoredObject {
@@ -197,11 +215,12 @@ impl StoredObject {
     /// Which bytes of the object are needed for a part of its plaintext; none if it is empty or lies in the final frame, which is here.
     #[must_use]
     pub fn needed(&self, part: &Range<u64>) -> Option<Range<u64>> {
-        self.layout.frames(part).filter(|span| !self.is_last(span)).map(|span| span.bytes)
+        self.layout.frames(part).filter(|span| self.here(span).is_none()).map(|span| span.bytes)
     }
 
-    fn is_last(&self, span: &FrameSpan) -> bool {
-        span.first == self.layout.final_frame().0
+    /// The final frame, if it is all that is wanted and is here.
+    fn here(&self, span: &FrameSpan) -> Option<&Bytes> {
+        self.last.as_ref().filter(|_| span.first == self.layout.final_frame().0)
     }
 
     /// A part of the plaintext out of `sealed`, the bytes that [`Self::needed`] says. Its first frame is opened here, so that a
@@ -212,8 +231,9 @@ impl StoredObject {
     pub async fn open(mut self, part: &Range<u64>, sealed: Body) -> Result<Body, BoxError> {
         let Some(span) = self.layout.frames(part) else { return Ok(message::empty()) };
         let (skip, take) = (index(span.skip), index(span.take));
-        if self.is_last(&span) {
-            return Ok(message::full(self.last.slice(skip..skip.saturating_add(take).min(self.last.len()))));
+        if let Some(last) = self.here(&span) {
+            let end = skip.saturating_add(take).min(last.len());
+            return Ok(message::full(last.slice(skip.min(end)..end)));
         }
         self.opener.seek(span.first);
         let mut frames = Frames {

@@ -89,7 +89,8 @@ async fn few_bytes_are_fetched_for_a_range() {
     let lake = Lake::start().await;
     let plain = plain(5_000_000);
     lake.seal("open/five", &plain).await;
-    for start in [0, 1_000_000, 2_500_000, 4_900_000] {
+    // The last begins so that three frames are touched; by then nobody asks for the final frame any more.
+    for start in [0, 1_000_000, 2_500_000, 4_900_000, 2_490_000, 2_490_000 - 1] {
         lake.store.take();
         let answer =
             lake.get("/open/data/open/five", Some(&format!("bytes={start}-{}", start + 99_999))).await;
@@ -330,5 +331,41 @@ async fn messages_that_are_kept_travel_as_they_are() {
         }
     });
     assert_eq!(lake.get("/pass/data/restricted/a", None).await.code(), "object_changed");
+    lake.border.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_job_seals_on_its_way_is_opened_and_lies_under_the_datasets_key() {
+    let lake = Lake::start().await;
+    let plain = plain(2 * L + 9);
+    let path = "/open/data/restricted/made";
+    let put = async |body: &[u8], path: &str| {
+        let head = format!(
+            "PUT {path}\nContent-Type: application/vnd.tidegate.sealed\nx-amz-checksum-crc32: AAAAAA=="
+        );
+        lake.send(&head, body).await
+    };
+    let sealed = lake.sealed_put(path, "job", &plain).await;
+    let answer = put(&sealed, path).await;
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    assert_eq!(answer.header("content-type").as_deref(), Some("application/vnd.tidegate.sealed"));
+    let (_, context) = lake.open(&answer.payload(), "job", Direction::Answer).await;
+    assert_eq!(context.get("status"), Some("200"));
+    let (opened, context) = lake.open(&lake.store.object("restricted/made"), "lake", Direction::Rest).await;
+    assert!(opened == plain && context.get("content-type") == Some("text/csv"), "{context:?}");
+    // Once, to that place, with the job's own key, and whole.
+    assert_eq!(put(&sealed, path).await.status(), 409);
+    let elsewhere = lake.sealed_put("/open/data/restricted/other", "job", &plain).await;
+    assert_eq!(put(&elsewhere, path).await.code(), "seal_context");
+    let others = lake.sealed_put("/open/data/restricted/other", "other", &plain).await;
+    assert_eq!(put(&others, "/open/data/restricted/other").await.code(), "seal_not_a_peer");
+    let before = lake.store.object("restricted/made");
+    let sealed = lake.sealed_put(path, "job", &plain).await;
+    assert_eq!(put(&sealed[..sealed.len() - 1], path).await.status(), 422);
+    let mut changed = lake.sealed_put(path, "job", &plain).await;
+    let last = changed.len() - 1;
+    changed[last] ^= 1;
+    assert_eq!(put(&changed, path).await.status(), 422);
+    assert!(lake.store.object("restricted/made") == before && !lake.store.has("restricted/other"));
     lake.border.running.shutdown().await;
 }

@@ -6,9 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
-use tidegate::model::{RecipientName, SystemClock};
+use tidegate::model::{Clock as _, RecipientName, RecordId, SystemClock};
 use tidegate::protect::keys::{Direction, Keys, KeysSettings, RecipientSettings, Scope};
-use tidegate::protect::seal::{Bounds, EncryptionContext, UnverifiedHeader};
+use tidegate::protect::seal::{
+    Bounds, EncryptionContext, FrameLength, MessageId, NewMessage, Sealer, UnverifiedHeader,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -61,6 +63,7 @@ impl Lake {
             ("job", Direction::Answer),
             ("job", Direction::Request),
             ("other", Direction::Rest),
+            ("other", Direction::Request),
         ] {
             keys.make(&scope(recipient, direction)).await.unwrap();
         }
@@ -95,6 +98,42 @@ impl Lake {
         let answer = self.send(&format!("PUT /open/data/{key}\nContent-Type: text/csv"), plain).await;
         assert_eq!(answer.status(), 200, "{answer:?}");
         self.store.object(key)
+    }
+
+    /// What a job sends that seals what it writes to `path`, with its own key or another's.
+    pub(super) async fn sealed_put(&self, path: &str, recipient: &str, plain: &[u8]) -> Vec<u8> {
+        let scope = scope(recipient, Direction::Request);
+        let expires = SystemClock.now().as_second() + 100;
+        let mut context = EncryptionContext::new();
+        for (name, value) in [
+            ("tenant", "acme"),
+            ("recipient", recipient),
+            ("direction", "request"),
+            ("method", "PUT"),
+            ("path", path),
+            ("level", "public"),
+            ("decision", &RecordId::new().to_string()),
+            ("expires", &expires.to_string()),
+            ("content-type", "text/csv"),
+        ] {
+            context.insert(name, value).unwrap();
+        }
+        let wrapped = self.keys.wrap(&scope, &context).await.unwrap();
+        let mut sealer = Sealer::new(NewMessage {
+            message_id: MessageId::random().unwrap(),
+            data_key: wrapped.data_key,
+            edks: wrapped.edks,
+            context,
+            required: EncryptionContext::new(),
+            frame_length: FrameLength::BODY,
+        })
+        .unwrap();
+        let (mut sealed, mut rest) = (sealer.header().to_vec(), Bytes::copy_from_slice(plain));
+        while !rest.is_empty() {
+            sealed.extend(sealer.push(&mut rest).unwrap().unwrap_or_default());
+        }
+        sealed.extend(sealer.finish().unwrap());
+        sealed
     }
 
     /// Opens a message with the keys of one recipient and direction.
@@ -192,6 +231,7 @@ name = "open"
 path = "/open/*"
 store = "lake"
 objects = "open"
+opens = true
 audit = "best_effort"
 [[routes]]
 name = "pass"
