@@ -122,7 +122,7 @@ impl Gateway {
             })
             .await
         };
-        let (opened, closing) = (exchange.facts.opened.clone(), Arc::clone(&exchange.closing));
+        let (opened, closing) = (exchange.facts.owed_sealed().cloned(), Arc::clone(&exchange.closing));
         let response = match enforced {
             Ok(response) => response,
             Err(reject) => exchange.refuse(reject, &self.audit).await,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Method, Response};
 
 use crate::message::{self, Body, Inbound, Observed, ReadBodyError, collect_bounded};
 use crate::model::{Authn, Level, Principal, RecordId, RouteKind};
@@ -38,7 +38,7 @@ pub(super) async fn open(
     let placement = snapshot.identity.placement_of(principal);
     let stores = matches!(route.kind, RouteKind::Store { .. });
     // A job may seal what it writes to a store, with its own key and nobody else's.
-    let own = placement.can_open.filter(|_| stores && !placement.peer);
+    let own = placement.can_open.filter(|_| stores && !placement.peer && inbound.method == Method::PUT);
     // The certificate itself must be the peer's: a token shown over a peer's connection is somebody else's request.
     if principal.authn != Authn::Mtls || !(placement.peer || own.is_some()) {
         return Err(not_a_peer());
@@ -59,7 +59,8 @@ pub(super) async fn open(
         None => inbound.headers.remove(CONTENT_TYPE),
     };
     raise(inbound, opened.level);
-    exchange.opened(opened);
+    // A write's answer holds nothing of the object, and S3 clients take a body in it for an error.
+    exchange.opened(opened, placement.peer);
     Ok(())
 }
 

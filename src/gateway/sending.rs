@@ -108,7 +108,7 @@ impl Sending {
             sealed: exchange.request_ciphertext(),
             answer: answer.seal,
             object: answer.object,
-            closing: exchange.facts.opened.as_ref().map(|_| Arc::clone(&exchange.closing)),
+            closing: exchange.facts.owed_sealed().map(|_| Arc::clone(&exchange.closing)),
             first_byte: None,
             finish,
         };

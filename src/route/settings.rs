@@ -58,7 +58,7 @@ pub struct RouteSettings {
     #[serde(default)]
     pub audit: AuditMode,
     /// Whether requests that a peer sealed are opened here, and whatever is answered to them goes back sealed; on a route to a store also
-    /// what a job sealed with the key of its own `can_open`. Others are served as they come. Needs `[keys]`, and `identity = "required"`.
+    /// uploads that a job sealed with the key of its own `can_open`. Others are served as they come. Needs `[keys]`, and `identity = "required"`.
     #[serde(default)]
     pub opens: bool,
     /// How the objects of a `store` lie there: `plain`, in the clear; `pass`, as sealed messages that travel as they are; `open`, sealed at

@@ -1,5 +1,9 @@
 """A dataset that lies sealed in a real store, and a GPU job with boto3, Amazon's client and keys of its own."""
 import json
+import os
+import time
+import uuid
+from unittest import mock
 
 from checks import s3_client, status_of, use_store
 from harness import SPIFFE_ID, gateway_config, kind
@@ -32,7 +36,7 @@ def setup(t, level="public", can_open="job"):
         "datasets": [{"id": "handbook", "bucket": bucket, "prefix": "handbook/", "level": level, "residency": ["world"],
                       "sealed": {"tenant": "acme", "recipient": "lake"}}]}}
     clusters = {"eu": {"endpoints": ["http://127.0.0.1:9"], "models": ["m"]}}
-    routes = [{"name": way, "path": f"/{way}/*", "store": "lake", "objects": way} for way in ("open", "pass")]
+    routes = [{"name": way, "path": f"/{way}/*", "store": "lake", "objects": way, "opens": way == "open"} for way in ("open", "pass")]
     config = gateway_config(routes, stores=stores, clusters=clusters)
     config["identity"]["mtls"]["trust_domains"][0]["workloads"] = [
         {"id": SPIFFE_ID, "teams": ["research"], "cluster": "eu", "can_open": can_open}]
@@ -117,6 +121,23 @@ def test_restricted_objects_come_sealed_for_the_job_and_go_back(t):
     assert status_of(kept.put_object, Bucket=bucket, Key="handbook/no", Body=made) == 422
     assert status_of(job.get_object, Bucket=bucket, Key="handbook/made") == 502
     assert status_of(direct.get_object, Bucket=bucket, Key="handbook/no") == 404
+
+
+def test_a_job_seals_an_upload_for_the_way(t):
+    world, gateway, direct, bucket, _ = setup(t, level="restricted")
+    # The body is the message itself, not chunks with a checksum of it.
+    with mock.patch.dict(os.environ, {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}):
+        job = s3_client(f"{gateway.url}/open", ca=gateway.ca, certificate=gateway.client_certificate)
+    key = "handbook/made"
+    context = {"tenant": "acme", "recipient": "job", "direction": "request", "method": "PUT", "path": f"/open/{bucket}/{key}",
+               "level": "restricted", "decision": str(uuid.uuid4()), "expires": str(int(time.time()) + 120), "content-type": "text/csv"}
+    branch = aes((world.folder / "job.request").read_bytes())[1]
+    sealed, _ = client().encrypt(source=BODY, key_provider=provider((b"t/acme/job/request/v1", branch)), frame_length=4096,
+                                 algorithm=suite(), encryption_context=context)
+    job.put_object(Bucket=bucket, Key=key, Body=sealed, ContentType="application/vnd.tidegate.sealed")
+    text, context = opened(world, lies(direct, bucket, key), "lake", "rest")
+    assert text == BODY and context["content-type"] == "text/csv", context
+    assert status_of(job.put_object, Bucket=bucket, Key=key, Body=sealed, ContentType="application/vnd.tidegate.sealed") == 409
 
 
 def test_a_job_with_a_private_key_of_its_own(t):
