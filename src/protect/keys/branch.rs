@@ -28,13 +28,19 @@ const MAX_HELD: usize = 16_384;
 type Busy = Arc<Mutex<Option<(Instant, KeyError)>>>;
 
 /// An opened branch key.
-#[derive(Debug)]
 pub(super) struct Branch {
     name: KeyName,
     key: BranchKey,
     opened: Instant,
     /// Wraps that are left of those set aside.
-    left: AtomicU64,
+    left: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Branch {
+    /// The name alone.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Branch").field(&self.name).finish()
+    }
 }
 
 impl Branch {
@@ -147,18 +153,13 @@ impl Branches {
 
     /// As [`Self::open_to_seal`], always by the root key.
     async fn open_anew(&self, scope: &Scope, root: &RecipientName) -> Result<Arc<Branch>, KeyError> {
-        let scope = scope.clone();
-        let (name, file, left) = self.blocking(move |store| lease(&store, &scope)).await?;
+        let (name, file, left) = self.leased(scope).await?;
         let key = self.unwrap(&name, &file, root).await?;
-        Ok(Arc::new(Branch { name, key, opened: Instant::now(), left: AtomicU64::new(left) }))
+        Ok(Arc::new(Branch { name, key, opened: Instant::now(), left }))
     }
 
     async fn open_to_seal(&self, scope: &Scope, root: &RecipientName) -> Result<Arc<Branch>, KeyError> {
-        let leased = self.blocking({
-            let scope = scope.clone();
-            move |store| lease(&store, &scope)
-        });
-        let (name, file, left) = leased.await?;
+        let (name, file, left) = self.leased(scope).await?;
         let now = self.clock.now();
         if self.is_due(&file, now) {
             tracing::warn!(key = %name, wraps = file.wraps, "branch key is due for rotation: run `tidegate keys rotate`");
@@ -170,7 +171,20 @@ impl Branches {
             Some(old) => (old.key.clone(), old.opened),
             None => (self.unwrap(&name, &file, root).await?, Instant::now()),
         };
-        Ok(Arc::new(Branch { name, key, opened, left: AtomicU64::new(left) }))
+        Ok(Arc::new(Branch { name, key, opened, left }))
+    }
+
+    /// The newest active version and wraps of it: what is left of those set aside before, which outlive the time that a key is held,
+    /// or else new ones.
+    async fn leased(&self, scope: &Scope) -> Result<(KeyName, KeyFile, Arc<AtomicU64>), KeyError> {
+        let held = get(&self.sealing, scope).filter(|held| held.left.load(Ordering::Relaxed) > 0);
+        let (scope, version) = (scope.clone(), held.as_ref().map(|held| held.name.clone()));
+        let (name, file, more) = self.blocking(move |store| lease(&store, &scope, version.as_ref())).await?;
+        let left = match (more, held) {
+            (None, Some(held)) => Arc::clone(&held.left),
+            (more, _) => Arc::new(AtomicU64::new(more.unwrap_or(0))),
+        };
+        Ok((name, file, left))
     }
 
     /// The key that opens what was sealed under that version; none if it is not here or retired.
@@ -198,12 +212,8 @@ impl Branches {
         };
         let key = self.unwrap(name, &file, root).await;
         *failed = key.as_ref().err().map(|error| (Instant::now(), error.clone()));
-        let branch = Arc::new(Branch {
-            name: name.clone(),
-            key: key?,
-            opened: Instant::now(),
-            left: AtomicU64::new(0),
-        });
+        let branch =
+            Arc::new(Branch { name: name.clone(), key: key?, opened: Instant::now(), left: Arc::default() });
         put(&self.opening, name.clone(), Arc::clone(&branch));
         Ok(Some(branch))
     }
@@ -298,10 +308,15 @@ impl Branches {
     }
 }
 
-/// Sets wraps aside in the newest active version's file.
-fn lease(store: &KeyStore, scope: &Scope) -> Result<(KeyName, KeyFile, u64), KeyError> {
-    if store.active(scope)?.is_none() {
-        return Err(KeyError::Missing(scope.clone()));
+/// Sets wraps aside in the newest active version's file; none if that is the version `held`, of which some are left.
+fn lease(
+    store: &KeyStore,
+    scope: &Scope,
+    held: Option<&KeyName>,
+) -> Result<(KeyName, KeyFile, Option<u64>), KeyError> {
+    let (name, file) = store.active(scope)?.ok_or_else(|| KeyError::Missing(scope.clone()))?;
+    if held == Some(&name) {
+        return Ok((name, file, None));
     }
     let lock = store.lock()?;
     let (name, file) = store.active(scope)?.ok_or_else(|| KeyError::Missing(scope.clone()))?;
@@ -311,7 +326,7 @@ fn lease(store: &KeyStore, scope: &Scope) -> Result<(KeyName, KeyFile, u64), Key
     }
     let file = KeyFile { wraps: file.wraps + left, ..file };
     store.write(&lock, &name, &file)?;
-    Ok((name, file, left))
+    Ok((name, file, Some(left)))
 }
 
 /// Writes a new version, then lets those before it open only.

@@ -30,7 +30,7 @@ pub use error::KeyError;
 pub use name::{Direction, InvalidKeyName, KeyName, Scope};
 pub use public::PublicKeyError;
 pub use root::{BranchKey, KEY_BYTES, RootError};
-pub use settings::{KeysSettings, Pkcs11Settings, RecipientSettings, RootSettings, TransitSettings};
+pub use settings::{KeysSettings, RecipientSettings, RootSettings, TransitSettings};
 pub use store::{KeyFile, KeyState, KeyStore, StoreError, WriteLock};
 pub use transit::TransitError;
 
