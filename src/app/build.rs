@@ -12,12 +12,12 @@ use crate::gateway::Snapshot;
 use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
-use crate::model::{Clock, ClusterName, Problems, RecipientName, SystemClock};
+use crate::model::{Clock, ClusterName, Objects, Problems, RecipientName, SystemClock};
 use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
 use crate::protect::Protector;
 use crate::protect::keys::Keys;
-use crate::route::Table;
+use crate::route::{RouteSettings, Table};
 use crate::telemetry::{Exporters, Gauge, Telemetry};
 use crate::upstream::Upstreams;
 
@@ -118,6 +118,15 @@ fn protector(config: &Config, clock: &Arc<dyn Clock>, problems: &mut Problems) -
             known(place, settings.can_open.as_ref());
         }
     }
+    for (name, store) in &file.stores {
+        for (index, dataset) in store.datasets.iter().enumerate() {
+            let place = format!("stores.{name}.datasets[{index}].sealed.recipient");
+            known(place, dataset.sealed.as_ref().map(|sealed| &sealed.recipient));
+        }
+    }
+    for (index, route) in file.routes.iter().enumerate() {
+        sealed_as_said(config, (index, route), problems);
+    }
     let Some(keys) = &file.keys else {
         let hint = "add `[keys]` with a root key, and the recipient";
         for index in file.routes.iter().enumerate().filter(|(_, route)| route.opens).map(|(index, _)| index) {
@@ -131,6 +140,43 @@ fn protector(config: &Config, clock: &Arc<dyn Clock>, problems: &mut Problems) -
     };
     let keys = kept(Keys::new(keys, &file.recipients, &config.name, Arc::clone(clock)), problems)?;
     Some(Protector::new(Some(keys), Arc::clone(clock)))
+}
+
+/// That a route says of each dataset of its store what the dataset says: nothing is read as what it is not, or written in the clear
+/// where it is to be sealed.
+fn sealed_as_said(config: &Config, (index, route): (usize, &RouteSettings), problems: &mut Problems) {
+    let Some((name, store)) = route.store.as_ref().and_then(|name| config.file.stores.get_key_value(name))
+    else {
+        return;
+    };
+    for dataset in &store.datasets {
+        let (message, hint) = match (route.objects, &dataset.sealed) {
+            (Objects::Plain, Some(_)) => (
+                format!("dataset `{}` of store `{name}` is sealed at rest", dataset.id),
+                "set `objects = \"open\"` or `\"pass\"`; keep plain datasets in another store",
+            ),
+            (Objects::Pass | Objects::Open, None) => (
+                format!("dataset `{}` of store `{name}` has no `sealed`", dataset.id),
+                "give it `sealed = { tenant = \"…\", recipient = \"…\" }`, or keep it in another store",
+            ),
+            (Objects::Plain, None) => continue,
+            (objects, Some(sealed)) => {
+                let recipient = config.file.recipients.get(&sealed.recipient);
+                if objects == Objects::Pass || recipient.is_none_or(|recipient| recipient.root.is_some()) {
+                    continue;
+                }
+                (
+                    format!(
+                        "recipient `{}` of dataset `{}` has a public key alone",
+                        sealed.recipient, dataset.id
+                    ),
+                    "give the recipient a `root`: with a public key nothing is opened here",
+                )
+            }
+        };
+        let place = format!("{}.objects", config.route_place(index));
+        problems.push(&config.name, place, message, hint);
+    }
 }
 
 fn routes(config: &Config, problems: &mut Problems) -> Option<Table> {
@@ -165,6 +211,7 @@ fn catalog(config: &Config, problems: &mut Problems) -> Option<Catalog> {
                 prefix: dataset.prefix.clone(),
                 level: dataset.level,
                 residency: dataset.residency.clone(),
+                sealed: dataset.sealed.clone(),
             })
             .collect();
         catalog.add_store(

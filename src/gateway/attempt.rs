@@ -18,7 +18,7 @@ use crate::model::{Candidate, Level, Principal, Protection, RecipientName, Resou
 use crate::policy::{AuthzRequest, Permit};
 use crate::protect::{self, Expected, Plan, Seal};
 use crate::telemetry::DecisionFacts;
-use crate::upstream::{Answer, Endpoint, EndpointId, SendError};
+use crate::upstream::{Endpoint, EndpointId, SendError};
 
 use super::exchange::Exchange;
 use super::object;
@@ -26,6 +26,7 @@ use super::payload::Payload;
 use super::record;
 use super::reject::Reject;
 use super::sending::{AnswerSeal, Answered, Sending};
+use super::stored::{self, Failed, Fetched};
 use super::{Gateway, Snapshot, sealed};
 
 /// Attempts for one request, the first included.
@@ -52,13 +53,27 @@ pub(super) async fn run(
         record(gateway, exchange, &crossing, &decided, (&endpoint, plan.as_ref())).await?;
         let sending = Sending::start(exchange, &crossing, &decided.permit, &endpoint);
         let owed = owed(exchange, plan.as_ref());
-        let outbound = protect::prepare(decided.permit, crossing.request(exchange)?, plan)?;
-        match snapshot.upstreams.send(&endpoint, outbound).await {
-            Ok(answer) => {
-                let (sending, answer) = paid(snapshot, exchange, &crossing, sending, (owed, answer)).await?;
+        let crossing_request = crossing.request(exchange)?;
+        let sealed = decided.permit.protection() == Protection::Sealed;
+        let (request, kept) = match stored::kept(snapshot, &crossing, crossing_request).await {
+            Ok(kept) => kept,
+            Err(reject) => {
+                sending.failed(reject.code());
+                return Err(reject);
+            }
+        };
+        let outbound = protect::prepare(decided.permit, request, plan)?;
+        match stored::send(snapshot, &crossing, &endpoint, outbound, sealed).await {
+            Ok(fetched) => {
+                let fetched = fetched.or(kept);
+                let (sending, answer) = paid(snapshot, exchange, &crossing, sending, (owed, fetched)).await?;
                 return sending.answered(exchange, &crossing, answer, admitted);
             }
-            Err(error) => {
+            Err(Failed::Refused(reject)) => {
+                sending.failed(reject.code());
+                return Err(reject);
+            }
+            Err(Failed::Send(error)) => {
                 sending.failed(error.code());
                 let failure = crossing.next(exchange, &endpoint, &error)?;
                 exchange.attempt_failed(failure);
@@ -75,7 +90,7 @@ pub(super) struct Crossing {
     pub(super) method: Method,
     /// The decoded path as it leaves, the route's prefix cut off.
     path: String,
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
     pub(super) inspected: Inspected,
     pub(super) payload: Payload,
     /// The last failure, answered when nothing is left to try.
@@ -241,8 +256,9 @@ async fn plan(
     crossing: &Crossing,
     permit: &Permit,
 ) -> Result<Option<Plan>, Reject> {
-    if permit.protection() == Protection::Sealed {
-        object::check_range(&crossing.headers)?;
+    stored::check_range(crossing, permit.protection())?;
+    if let Some(plan) = stored::plan(snapshot, crossing).await? {
+        return Ok(Some(plan));
     }
     let content_type = crossing.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let facts = protect::Facts {
@@ -272,6 +288,7 @@ fn owed(exchange: &mut Exchange, plan: Option<&Plan>) -> Owed {
         None => Owed::Nothing,
         Some(Plan::Request(_, expected)) => Owed::Opening(expected.clone()),
         Some(Plan::Answer(reader)) => Owed::Sealing(reader.clone()),
+        Some(Plan::Rest(_)) => Owed::Nothing,
     }
 }
 
@@ -281,13 +298,15 @@ async fn paid(
     exchange: &Exchange,
     crossing: &Crossing,
     sending: Sending,
-    (owed, answer): (Owed, Answer),
+    (owed, fetched): (Owed, Fetched),
 ) -> Result<(Sending, Answered), Reject> {
+    let Fetched { response, object, untouched } = fetched;
     let expected = match owed {
-        Owed::Nothing => return Ok((sending, Answered { response: answer.response, seal: None })),
+        Owed::Sealing(_) if untouched => return Ok((sending, Answered { response, seal: None, object })),
+        Owed::Nothing => return Ok((sending, Answered { response, seal: None, object })),
         Owed::Sealing(reader) => {
-            return match object::seal(snapshot, exchange, crossing, reader, answer).await {
-                Ok(answered) => Ok((sending, answered)),
+            return match object::seal(snapshot, exchange, crossing, reader, response).await {
+                Ok(answered) => Ok((sending, Answered { object, ..answered })),
                 Err(reject) => {
                     sending.failed(reject.code());
                     Err(reject)
@@ -296,10 +315,10 @@ async fn paid(
         }
         Owed::Opening(expected) => expected,
     };
-    match snapshot.protector.open_answer(&expected, answer.response).await {
+    match snapshot.protector.open_answer(&expected, response).await {
         Ok(opened) => {
             let seal = AnswerSeal { facts: opened.facts, record: Some(opened.decision), wire: opened.wire };
-            Ok((sending, Answered { response: opened.response, seal: Some(seal) }))
+            Ok((sending, Answered { response: opened.response, seal: Some(seal), object: None }))
         }
         Err(error) => {
             sending.failed(error.code());

@@ -252,7 +252,7 @@ pub const ALL: &[Code] = &[
         "seal_not_a_peer",
         403,
         "Not a peer",
-        "Sealed messages are opened only for a workload with `peer = true` that connects with its certificate.",
+        "Sealed messages are opened only for a workload with `peer = true` that connects with its certificate, and on a route to a store for a job that sealed what it writes with its own key.",
     ),
     code(
         "seal_malformed",
@@ -319,14 +319,32 @@ pub const ALL: &[Code] = &[
     code(
         "range_not_satisfiable",
         416,
-        "Several ranges",
-        "A sealed answer holds one range of an object; ask for each by itself.",
+        "Range not satisfiable",
+        "The range begins behind the end of the object, or there are several: what is sealed or opened here is one range of an object.",
     ),
     code(
         "object_range_unknown",
         502,
         "Object's bytes unknown",
-        "The store's answer does not say which bytes of the object it holds, so it cannot be sealed for its reader.",
+        "The store's answer does not say which bytes of which version of the object it holds, so it can be neither sealed nor opened.",
+    ),
+    code(
+        "object_changed",
+        409,
+        "Object changed",
+        "The object was written anew or deleted while parts of it were read; ask again.",
+    ),
+    code(
+        "object_unopened",
+        502,
+        "Object not believed",
+        "The object should be sealed at rest, and does not open: it is no sealed message, was made for another place or with another key, was changed or cut; the detail names the code.",
+    ),
+    code(
+        "object_not_sealed",
+        422,
+        "Object not sealed",
+        "The route keeps objects as sealed messages, and what was sent is none that opens with the dataset's key or the sender's own.",
     ),
     code(
         "key_exhausted",

@@ -3,6 +3,7 @@
 //! The record is closed when the body ends, fails or is dropped, whichever comes first: a caller who hangs up
 //! leaves a record too.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::limit::Slot;
 use crate::message::{BodyUnopened, BoxError, Observer};
 use crate::meter::Tap;
 use crate::model::Usage;
-use crate::protect::WireDigest;
+use crate::protect::{SealFacts, WireDigest};
 use crate::telemetry::{ClientSpan, Telemetry, UpstreamRequest};
 use crate::upstream::AnswerError;
 
@@ -37,10 +38,20 @@ pub(crate) struct Completion {
     pub(crate) sealed: Option<WireDigest>,
     /// The sealed message that the answer came in.
     pub(crate) answer: Option<AnswerSeal>,
+    /// The sealed message that the object is at rest.
+    pub(crate) object: Option<AtRestSeal>,
     /// Where to leave all this when the plaintext has ended, if the answer is sealed behind it.
     pub(crate) closing: Option<Arc<Closing>>,
     pub(crate) first_byte: Option<Instant>,
     pub(crate) finish: Finish,
+}
+
+/// The sealed message that an object is at rest, and what of it was fetched.
+#[derive(Debug, Clone)]
+pub(crate) struct AtRestSeal {
+    pub(crate) facts: SealFacts,
+    /// Bytes of it that came from the store; none when it is written.
+    pub(crate) fetched: Option<Arc<AtomicU64>>,
 }
 
 /// The upstream's side of an attempt: its span and its place in the metrics.
@@ -203,6 +214,11 @@ impl Completion {
                 request_ciphertext: digest_of(self.sealed.as_ref()),
                 response_ciphertext: digest_of(self.answer.as_ref().map(|answer| &answer.wire)),
                 answer: self.answer.as_ref().map(|answer| record::answer(&answer.facts, answer.record)),
+                object: self.object.as_ref().map(|object| Box::new(record::answer(&object.facts, None))),
+                fetched_bytes: self
+                    .object
+                    .and_then(|object| object.fetched)
+                    .map(|fetched| fetched.load(Ordering::Relaxed)),
                 usage,
                 duration_us: since(Instant::now()),
                 time_to_first_byte_us: self.first_byte.map(since),

@@ -62,6 +62,8 @@ pub(crate) struct Facts {
     pub(crate) principal: Option<Arc<Principal>>,
     /// The sealed message that the request came in, once it was opened.
     pub(crate) opened: Option<Arc<Opened>>,
+    /// Whether what is answered to it goes back sealed.
+    pub(crate) answers_sealed: bool,
     pub(crate) asked: Option<Asked>,
 }
 
@@ -121,6 +123,7 @@ impl Exchange {
             route: None,
             principal: None,
             opened: None,
+            answers_sealed: false,
             asked: None,
         };
         let finish = Finish {
@@ -179,8 +182,9 @@ impl Exchange {
     }
 
     /// The request came sealed and was opened.
-    pub(crate) fn opened(&mut self, opened: Opened) {
+    pub(crate) fn opened(&mut self, opened: Opened, answers_sealed: bool) {
         self.facts.opened = Some(Arc::new(opened));
+        self.facts.answers_sealed = answers_sealed;
     }
 
     /// The digest of the sealed request: of the one that came, or else of the one that left.
@@ -320,6 +324,11 @@ impl Facts {
 
     pub(crate) fn is_anonymous(&self) -> bool {
         self.principal.as_ref().is_some_and(|principal| principal.authn == Authn::Anonymous)
+    }
+
+    /// The message that the answer is to be sealed behind.
+    pub(crate) fn owed_sealed(&self) -> Option<&Arc<Opened>> {
+        self.opened.as_ref().filter(|_| self.answers_sealed)
     }
 
     /// Whether the path names an object, which records and spans hold only as a digest.

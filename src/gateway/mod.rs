@@ -10,11 +10,14 @@ mod completion;
 mod exchange;
 mod object;
 mod payload;
+mod range;
 mod record;
 mod reject;
 mod sealed;
 mod sending;
 mod snapshot;
+mod source;
+mod stored;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -119,7 +122,7 @@ impl Gateway {
             })
             .await
         };
-        let (opened, closing) = (exchange.facts.opened.clone(), Arc::clone(&exchange.closing));
+        let (opened, closing) = (exchange.facts.owed_sealed().cloned(), Arc::clone(&exchange.closing));
         let response = match enforced {
             Ok(response) => response,
             Err(reject) => exchange.refuse(reject, &self.audit).await,

@@ -1,8 +1,9 @@
 //! An object that a permit wants sealed: what the private store answers is sealed for whoever reads it.
 //!
-//! The object lies in the store as it is. Each answer is a message of its own, so a part can be opened without the rest.
+//! Each answer is a message of its own, so a part can be opened without the rest. How the object lies in the store is another question:
+//! `stored.rs` answers it before, so what comes here is plaintext.
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::inspect::{Operation, StoreCall};
@@ -10,26 +11,12 @@ use crate::message::Body;
 use crate::model::{RecipientName, UpstreamRef};
 use crate::protect::keys::{Direction, Scope};
 use crate::protect::{Facts, ObjectFacts};
-use crate::upstream::Answer;
 
 use super::Snapshot;
 use super::attempt::Crossing;
 use super::exchange::Exchange;
 use super::reject::Reject;
 use super::sending::{AnswerSeal, Answered};
-
-/// Refuses what no one message could answer, before the store is asked.
-///
-/// # Errors
-/// Several ranges are asked for (RFC 9110 14.2), whose answer has parts.
-pub(super) fn check_range(headers: &HeaderMap) -> Result<(), Reject> {
-    let several = headers.get(RANGE).is_some_and(|range| range.as_bytes().contains(&b','));
-    if several {
-        let detail = "a sealed answer holds one range: ask for each by itself";
-        return Err(Reject::new("range_not_satisfiable", detail));
-    }
-    Ok(())
-}
 
 /// Seals the store's answer for the reader. A refusal of the store's holds nothing of the object and passes as it is.
 ///
@@ -40,11 +27,10 @@ pub(super) async fn seal(
     exchange: &Exchange,
     crossing: &Crossing,
     reader: RecipientName,
-    answer: Answer,
+    response: Response<Body>,
 ) -> Result<Answered, Reject> {
-    let response = answer.response;
     if !response.status().is_success() {
-        return Ok(Answered { response, seal: None });
+        return Ok(Answered { response, seal: None, object: None });
     }
     let (Operation::Store(call), Some(store)) = (&crossing.inspected.operation, store(crossing)) else {
         return Err(Reject::internal("an answer that is no object's was to be sealed as one"));
@@ -77,7 +63,7 @@ pub(super) async fn seal(
     if let Some(position) = position {
         response.headers_mut().insert(CONTENT_RANGE, position);
     }
-    Ok(Answered { response, seal: Some(AnswerSeal { facts, record: None, wire }) })
+    Ok(Answered { response, seal: Some(AnswerSeal { facts, record: None, wire }), object: None })
 }
 
 fn object<'a>(
@@ -88,7 +74,7 @@ fn object<'a>(
     ObjectFacts { store, bucket: &call.bucket, key: &call.key, version, range, total }
 }
 
-fn store(crossing: &Crossing) -> Option<&str> {
+pub(super) fn store(crossing: &Crossing) -> Option<&str> {
     crossing.inspected.candidates.iter().find_map(|candidate| match &candidate.upstream {
         UpstreamRef::Store(name) => Some(name.as_str()),
         UpstreamRef::Cluster(_) | UpstreamRef::Service(_) => None,
@@ -96,7 +82,7 @@ fn store(crossing: &Crossing) -> Option<&str> {
 }
 
 /// The first and last byte, none of an empty object; and how many the whole object has.
-fn bytes(response: &Response<Body>) -> Option<(Option<(u64, u64)>, u64)> {
+pub(super) fn bytes(response: &Response<Body>) -> Option<(Option<(u64, u64)>, u64)> {
     let headers = response.headers();
     if response.status() == StatusCode::PARTIAL_CONTENT {
         let (range, total) = text(headers, &CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
@@ -114,6 +100,6 @@ fn length(response: &Response<Body>) -> Option<u64> {
     http_body::Body::size_hint(response.body()).exact().or_else(declared)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }

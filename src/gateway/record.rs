@@ -117,7 +117,7 @@ pub(super) fn connection(peer: SocketAddr, code: &'static str, status: u16) -> R
 /// The message that is about to leave.
 fn planned(plan: &Plan) -> Message<'_> {
     match plan {
-        Plan::Request(seal, _) => message(seal.facts()),
+        Plan::Request(seal, _) | Plan::Rest(seal) => message(seal.facts()),
         // Its key is chosen when the answer is there to be described.
         Plan::Answer(recipient) => Message {
             recipient: recipient.as_str().into(),

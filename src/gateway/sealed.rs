@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response};
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Response};
 
 use crate::message::{self, Body, Inbound, Observed, ReadBodyError, collect_bounded};
-use crate::model::{Authn, Level, Principal, RecordId};
+use crate::model::{Authn, Level, Principal, RecordId, RouteKind};
 use crate::protect::{self, AnswerRefused, Opened, OpeningError, SealedAnswer};
 use crate::route::Route;
 use crate::upstream::AnswerError;
@@ -35,13 +35,23 @@ pub(super) async fn open(
     if !route.opens || !protect::is_sealed(&inbound.headers) {
         return Ok(());
     }
+    let placement = snapshot.identity.placement_of(principal);
+    let stores = matches!(route.kind, RouteKind::Store { .. });
+    // A job may seal what it writes to a store, with its own key and nobody else's.
+    let own = placement.can_open.filter(|_| stores && !placement.peer && inbound.method == Method::PUT);
     // The certificate itself must be the peer's: a token shown over a peer's connection is somebody else's request.
-    if principal.authn != Authn::Mtls || !snapshot.identity.placement_of(principal).peer {
-        return Err(Reject::new("seal_not_a_peer", "sealed messages are opened only for configured peers"));
+    if principal.authn != Authn::Mtls || !(placement.peer || own.is_some()) {
+        return Err(not_a_peer());
     }
     let body = std::mem::replace(&mut inbound.body, message::empty());
     let sent_to = (&inbound.method, inbound.target.path_and_query());
     let (opened, plaintext) = snapshot.protector.open_request(sent_to, body).await?;
+    if own.is_some_and(|own| opened.facts.recipient != own || opened.tenant != principal.tenant) {
+        return Err(not_a_peer());
+    }
+    if stores {
+        without_claims(&mut inbound.headers);
+    }
     inbound.body = plaintext.body;
     inbound.declared_bytes = plaintext.bytes;
     match plaintext.content_type {
@@ -49,8 +59,28 @@ pub(super) async fn open(
         None => inbound.headers.remove(CONTENT_TYPE),
     };
     raise(inbound, opened.level);
-    exchange.opened(opened);
+    // A write's answer holds nothing of the object, and S3 clients take a body in it for an error.
+    exchange.opened(opened, placement.peer);
     Ok(())
+}
+
+fn not_a_peer() -> Reject {
+    Reject::new(
+        "seal_not_a_peer",
+        "sealed messages are opened only for configured peers, and for jobs that seal with their own key",
+    )
+}
+
+/// What an S3 client claims of the bytes that it sent is of the sealed ones, whose tags say more.
+fn without_claims(headers: &mut HeaderMap) {
+    let of_body = |name: &str| {
+        name.starts_with("x-amz-checksum-")
+            || matches!(name, "content-md5" | "x-amz-content-sha256" | "x-amz-sdk-checksum-algorithm")
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(|name| of_body(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 /// The border's level counts as if the peer had said it: it raises. A level that the peer itself says and that cannot be read is left

@@ -16,7 +16,7 @@ use crate::telemetry::AttemptFacts;
 use crate::upstream::Endpoint;
 
 use super::attempt::Crossing;
-use super::completion::{Completion, Meter, UpstreamPart};
+use super::completion::{AtRestSeal, Completion, Meter, UpstreamPart};
 use super::exchange::{Exchange, stamp};
 use super::record;
 use super::reject::Reject;
@@ -27,6 +27,8 @@ pub(super) struct Answered {
     pub(super) response: Response<Body>,
     /// The sealed message that it came in.
     pub(super) seal: Option<AnswerSeal>,
+    /// The sealed message that the object is at rest.
+    pub(super) object: Option<AtRestSeal>,
 }
 
 /// The sealed message of an answer that was opened.
@@ -105,7 +107,8 @@ impl Sending {
             sent: Arc::clone(&exchange.sent),
             sealed: exchange.request_ciphertext(),
             answer: answer.seal,
-            closing: exchange.facts.opened.as_ref().map(|_| Arc::clone(&exchange.closing)),
+            object: answer.object,
+            closing: exchange.facts.owed_sealed().map(|_| Arc::clone(&exchange.closing)),
             first_byte: None,
             finish,
         };

@@ -39,6 +39,7 @@ impl Snapshot {
             kind: &route.kind,
             floor: &route.floor,
             strip_segments: route.strip_segments,
+            objects: route.objects,
             max_body: route.max_body,
         }
     }

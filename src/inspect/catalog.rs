@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ClusterName, DatasetName, Floor, Level, ModelName, Problems, RecipientName, Residency, ServiceName,
-    StoreName,
+    ClusterName, DatasetName, Floor, Level, ModelName, Problems, RecipientName, Residency, SealedAtRest,
+    ServiceName, StoreName,
 };
 
 /// One dataset of a store: the keys of a bucket that start with a prefix.
@@ -27,6 +27,9 @@ pub struct DatasetSettings {
     /// The jurisdictions that may get the data. Default none: the route's floor holds alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residency: Option<Residency>,
+    /// Whose key its objects are sealed with at rest. Default none: they lie in the clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedAtRest>,
 }
 
 /// A dataset as requests find it.
@@ -36,6 +39,8 @@ pub struct Dataset {
     pub name: DatasetName,
     /// Its label.
     pub label: Floor,
+    /// Whose key its objects are sealed with at rest.
+    pub sealed: Option<SealedAtRest>,
     prefix: String,
 }
 
@@ -111,6 +116,7 @@ impl Catalog {
             bucket.push(Dataset {
                 name: settings.dataset.clone(),
                 label: Floor { level: settings.level, residency: settings.residency.clone() },
+                sealed: settings.sealed.clone(),
                 prefix: prefix.clone(),
             });
             bucket.sort_by_key(|dataset| std::cmp::Reverse(dataset.prefix.len()));
@@ -192,6 +198,7 @@ mod tests {
             prefix: prefix.into(),
             level: None,
             residency: None,
+            sealed: None,
         }
     }
 

@@ -2,17 +2,22 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use md5::{Digest as _, Md5};
 
-/// A checksum that is verified here. Others (`sha1`, `crc64nvme`) are dropped unverified.
+/// A checksum that is verified here. Of those in trailers others (`crc64nvme`) are dropped unverified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChecksumKind {
     /// CRC-32 (ISO-HDLC): what AWS SDKs send by default.
     Crc32,
     /// CRC-32C (Castagnoli).
     Crc32c,
+    /// MD5, of `Content-MD5`.
+    Md5,
+    /// SHA-1; S3 still offers it.
+    Sha1,
     /// SHA-256.
     Sha256,
 }
@@ -24,6 +29,8 @@ impl ChecksumKind {
         match name {
             "x-amz-checksum-crc32" => Some(Self::Crc32),
             "x-amz-checksum-crc32c" => Some(Self::Crc32c),
+            "content-md5" => Some(Self::Md5),
+            "x-amz-checksum-sha1" => Some(Self::Sha1),
             "x-amz-checksum-sha256" => Some(Self::Sha256),
             _ => None,
         }
@@ -35,7 +42,8 @@ impl ChecksumKind {
 pub(super) enum Checksum {
     Crc32(u32),
     Crc32c(u32),
-    Sha256(Box<Context>),
+    Md5(Box<Md5>),
+    Sha(Box<Context>),
 }
 
 impl fmt::Debug for Checksum {
@@ -43,7 +51,8 @@ impl fmt::Debug for Checksum {
         f.write_str(match self {
             Self::Crc32(_) => "crc32",
             Self::Crc32c(_) => "crc32c",
-            Self::Sha256(_) => "sha256",
+            Self::Md5(_) => "md5",
+            Self::Sha(_) => "sha",
         })
     }
 }
@@ -53,7 +62,9 @@ impl Checksum {
         match kind {
             ChecksumKind::Crc32 => Self::Crc32(0),
             ChecksumKind::Crc32c => Self::Crc32c(0),
-            ChecksumKind::Sha256 => Self::Sha256(Box::new(Context::new(&SHA256))),
+            ChecksumKind::Md5 => Self::Md5(Box::default()),
+            ChecksumKind::Sha1 => Self::Sha(Box::new(Context::new(&SHA1_FOR_LEGACY_USE_ONLY))),
+            ChecksumKind::Sha256 => Self::Sha(Box::new(Context::new(&SHA256))),
         }
     }
 
@@ -61,7 +72,8 @@ impl Checksum {
         match self {
             Self::Crc32(value) => *value = crc32(*value, data),
             Self::Crc32c(value) => *value = crc32c::crc32c_append(*value, data),
-            Self::Sha256(context) => context.update(data),
+            Self::Md5(context) => context.update(data),
+            Self::Sha(context) => context.update(data),
         }
     }
 
@@ -69,7 +81,8 @@ impl Checksum {
     pub(super) fn finish(self) -> String {
         match self {
             Self::Crc32(value) | Self::Crc32c(value) => STANDARD.encode(value.to_be_bytes()),
-            Self::Sha256(context) => STANDARD.encode(context.finish()),
+            Self::Md5(context) => STANDARD.encode(context.finalize()),
+            Self::Sha(context) => STANDARD.encode(context.finish()),
         }
     }
 }
@@ -139,6 +152,8 @@ mod tests {
         assert_eq!(crc32(0, b"123456789"), 0xcbf4_3926);
         assert_eq!(sum(ChecksumKind::Crc32, &[b"123456789"]), "y/Q5Jg==");
         assert_eq!(sum(ChecksumKind::Crc32c, &[b"123456789"]), "4waSgw==");
+        assert_eq!(sum(ChecksumKind::Md5, &[]), "1B2M2Y8AsgTpgAmY7PhCfg==");
+        assert_eq!(sum(ChecksumKind::Sha1, &[]), "2jmj7l5rSw0yVb/vlWAYkK/YBwk=");
         assert_eq!(sum(ChecksumKind::Sha256, &[]), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
     }
 

@@ -7,6 +7,7 @@
 mod aws_chunked;
 mod catalog;
 mod checksum;
+mod claimed;
 mod error;
 mod inference;
 mod json;
@@ -20,13 +21,16 @@ use http::uri::PathAndQuery;
 pub use aws_chunked::{AwsChunked, AwsChunkedFraming};
 pub use catalog::{Catalog, Dataset, DatasetSettings};
 pub use checksum::ChecksumKind;
+pub use claimed::{Claim, Claimed};
 pub use error::InspectError;
 pub use json::{JsonFacts, read_json};
 pub use label::effective_label;
-pub use store::{StoreCall, StoreOperation};
+pub use store::{AtRest, StoreCall, StoreOperation};
 
 use crate::message::{Body, Inbound};
-use crate::model::{Action, Candidate, Floor, Jurisdictions, Label, ModelName, Placement, RouteKind};
+use crate::model::{
+    Action, Candidate, Floor, Jurisdictions, Label, ModelName, Objects, Placement, RouteKind,
+};
 
 /// The most candidates of one request.
 pub const MAX_CANDIDATES: usize = 8;
@@ -40,6 +44,8 @@ pub struct RouteFacts<'a> {
     pub floor: &'a Floor,
     /// How many leading path segments are cut off before forwarding.
     pub strip_segments: usize,
+    /// How objects lie in its store.
+    pub objects: Objects,
     /// The largest body, in bytes.
     pub max_body: u64,
 }

@@ -4,19 +4,21 @@
 //! upper-case escapes): the store decodes it to the same bucket, key and values, and a signature over it is canonical.
 
 use http::Method;
-use http::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::aws_chunked::{AwsChunked, AwsChunkedFraming};
 use super::catalog::{Dataset, is_bucket, is_plain_key};
+use super::claimed::{Claim, Claimed};
 use super::error::StoreFault;
 use super::label::{effective_label, purpose};
 use super::plain::take_body;
 use super::{Catalog, InspectError, Inspected, Operation, Payload, RouteFacts};
 use crate::message::{Inbound, Target, boxed};
 use crate::model::{
-    Action, Candidate, Jurisdictions, Placement, RecipientName, Resource, StoreName, UpstreamRef,
+    Action, Candidate, Jurisdictions, Objects, Placement, RecipientName, Resource, SealedAtRest, StoreName,
+    UpstreamRef,
 };
 
 /// The longest key, in bytes (S3's own bound).
@@ -96,6 +98,19 @@ pub struct StoreCall {
     pub key: String,
     /// `x-amz-content-sha256`, if the client stated a digest of the payload: 64 lower-case hexadecimal digits, to be signed as they are.
     pub payload_sha256: Option<String>,
+    /// How the object is sealed in the store; none if it lies in the clear.
+    pub at_rest: Option<AtRest>,
+}
+
+/// How an object is sealed in its store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AtRest {
+    /// [`Objects::Pass`] or [`Objects::Open`].
+    pub objects: Objects,
+    /// Whose key.
+    pub key: SealedAtRest,
+    /// Whose keys the caller holds, if that is known.
+    pub caller: Option<RecipientName>,
 }
 
 pub(super) fn inspect(
@@ -109,9 +124,16 @@ pub(super) fn inspect(
     let (call, path_and_query) = read_target(&inbound.method, &inbound.target, route.strip_segments)?;
     check_headers(&inbound.headers)?;
     let (payload_sha256, framing) = read_payload_headers(&mut inbound.headers, call.operation)?;
-    let call = StoreCall { payload_sha256, ..call };
     let bytes = payload_bytes(inbound, call.operation, framing.as_ref(), route.max_body)?;
     let dataset = find_dataset(&call, store, catalog)?;
+    let at_rest = at_rest(route.objects, dataset, reader, catalog)?;
+    let sealed_here = call.operation == StoreOperation::PutObject
+        && at_rest.as_ref().is_some_and(|at_rest| at_rest.objects == Objects::Open);
+    let claims = match sealed_here {
+        true => Some(take_claims(&mut inbound.headers, payload_sha256.as_deref())?),
+        false => None,
+    };
+    let call = StoreCall { payload_sha256, at_rest, ..call };
     let label = effective_label(route.floor, Some(&dataset.label), &inbound.caller, jurisdictions)?;
     let action = call.operation.action();
     let (destination, can_open) = match action {
@@ -126,6 +148,10 @@ pub(super) fn inspect(
             boxed(AwsChunked::new(coded, framing))
         }
         None => take_body(inbound, route.max_body),
+    };
+    let body = match claims {
+        Some(claims) => boxed(Claimed::new(body, bytes, claims)),
+        None => body,
     };
     let inspected = Inspected {
         action,
@@ -144,6 +170,41 @@ pub(super) fn inspect(
         path_and_query,
     };
     Ok((inspected, Payload::Streaming(body)))
+}
+
+/// How the dataset's objects lie; route and dataset must say the same.
+fn at_rest(
+    objects: Objects,
+    dataset: &Dataset,
+    caller: &Placement,
+    catalog: &Catalog,
+) -> Result<Option<AtRest>, InspectError> {
+    match (objects, &dataset.sealed) {
+        (Objects::Plain, None) => Ok(None),
+        (Objects::Pass | Objects::Open, Some(key)) => {
+            Ok(Some(AtRest { objects, key: key.clone(), caller: sealed_for(caller, catalog) }))
+        }
+        // The configuration is checked for it; a dataset is never written in the clear that is to be sealed.
+        _ => Err(InspectError::Unconfigured),
+    }
+}
+
+/// Takes out of the headers what the client claims of a body that the store will not get as it is: it is verified here instead.
+fn take_claims(headers: &mut HeaderMap, payload_sha256: Option<&str>) -> Result<Vec<Claim>, StoreFault> {
+    let mut claims: Vec<Claim> = payload_sha256.map(Claim::sha256_hex).into_iter().collect();
+    headers.remove("x-amz-sdk-checksum-algorithm");
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-amz-checksum-") || *name == "content-md5")
+        .cloned()
+        .collect();
+    for name in names {
+        let value = headers.remove(&name).and_then(|value| value.to_str().ok().map(str::to_owned));
+        let claim = value.and_then(|value| Claim::of_header(name.as_str(), value));
+        // What cannot be verified may not be dropped: the client counts on it.
+        claims.push(claim.ok_or_else(|| StoreFault::Header(name.as_str().chars().take(64).collect()))?);
+    }
+    Ok(claims)
 }
 
 /// Whose keys the reader holds: its own, else those of its cluster.
@@ -175,7 +236,13 @@ fn read_target(
     let query = target.query();
     check_parameters(operation, query)?;
     let key = if operation == StoreOperation::ListObjectsV2 { check_listing(query)? } else { key };
-    let call = StoreCall { operation, bucket: bucket.to_owned(), key: key.to_owned(), payload_sha256: None };
+    let call = StoreCall {
+        operation,
+        bucket: bucket.to_owned(),
+        key: key.to_owned(),
+        payload_sha256: None,
+        at_rest: None,
+    };
     Ok((call, canonical(path, query).ok_or(StoreFault::Form)?))
 }
 

@@ -24,6 +24,6 @@ pub use names::{
 pub use principal::{Authn, Chain, Principal, PrincipalKind};
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretFileError};
-pub use target::{Candidate, Floor, Placement, Resource, RouteKind, UpstreamRef};
+pub use target::{Candidate, Floor, Objects, Placement, Resource, RouteKind, SealedAtRest, UpstreamRef};
 pub use units::{ByteSize, Duration, InvalidUnit};
 pub use usage::Usage;

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Action, ClusterName, DatasetName, Level, ModelName, Protection, RecipientName, Residency, ServiceName,
-    StoreName,
+    StoreName, TenantName,
 };
 
 /// The Cedar resource of a request.
@@ -129,6 +130,29 @@ pub enum RouteKind {
         /// The service.
         service: ServiceName,
     },
+}
+
+/// How the objects of a store route lie in the store, and what its callers see of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Objects {
+    /// They lie in the clear, and travel as policy demands.
+    #[default]
+    Plain,
+    /// They are sealed messages and travel as they are: lengths and ranges are those of the message.
+    Pass,
+    /// They are sealed at rest under the dataset's key and opened here: callers see plaintext lengths and ranges.
+    Open,
+}
+
+/// Whose key seals the objects of a dataset at rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SealedAtRest {
+    /// The tenant whose data it is.
+    pub tenant: TenantName,
+    /// The recipient of `[recipients]` under whose keys, of direction `rest`, the objects lie.
+    pub recipient: RecipientName,
 }
 
 /// The least strict label that a route lets through.

@@ -15,10 +15,12 @@
 mod context;
 mod error;
 pub mod keys;
+mod lengths;
 mod object;
 mod opening;
 mod outbound;
 mod protector;
+mod reads;
 mod replay;
 pub mod seal;
 mod sealing;
@@ -26,12 +28,13 @@ mod wire;
 
 pub use context::{Facts, MAX_AHEAD_SECONDS, Mismatch};
 pub use error::{AnswerRefused, OpeningError, SealingError};
-pub use object::ObjectFacts;
+pub use object::{ObjectFacts, ObjectName, StoredFault};
 pub use outbound::{Outbound, ProtectError, prepare};
 pub use protector::{
     Expected, Opened, OpenedAnswer, Plaintext, Plan, Protector, SEALED, Seal, SealFacts, SealedAnswer,
     is_sealed,
 };
+pub use reads::{ObjectHeader, Reads, StoredObject};
 pub use replay::{MAX_REMEMBERED, Replay, ReplayError};
 pub use wire::WireDigest;
 

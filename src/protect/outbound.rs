@@ -1,6 +1,7 @@
 //! The only form in which a request can be sent.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -15,19 +16,24 @@ use crate::policy::Permit;
 /// sink, and each consumes what it is given.
 #[must_use = "a prepared request that is not sent must be recorded as such"]
 pub struct Outbound {
-    permit: Permit,
+    permit: Arc<Permit>,
     request: http::Request<Body>,
 }
 
 impl Outbound {
     /// The decision under which it leaves.
-    pub const fn permit(&self) -> &Permit {
+    pub fn permit(&self) -> &Permit {
         &self.permit
     }
 
     /// Takes it apart to send it; for `upstream` alone.
-    pub(crate) fn into_parts(self) -> (Permit, http::Request<Body>) {
+    pub(crate) fn into_parts(self) -> (Arc<Permit>, http::Request<Body>) {
         (self.permit, self.request)
+    }
+
+    /// For [`super::Reads`], which makes reads of the same object under the same permit and nothing else.
+    pub(super) const fn under(permit: Arc<Permit>, request: http::Request<Body>) -> Self {
+        Self { permit, request }
     }
 }
 
@@ -71,7 +77,7 @@ impl ProtectError {
 /// Does to a request exactly what the permit demands.
 ///
 /// `request` carries the path and query to send in its URI; scheme and authority are the upstream's affair. Under
-/// [`Protection::None`] body and headers stay as they are, and there must be no plan; under [`Protection::Sealed`] the plan must be
+/// [`Protection::None`] body and headers stay as they are, but for an object that a plan seals at rest; under [`Protection::Sealed`] the plan must be
 /// for the permit's recipient and upstream.
 ///
 /// # Errors
@@ -84,13 +90,15 @@ pub fn prepare(
     let protection = permit.protection();
     let refused = ProtectError { protection };
     match (protection, plan) {
-        (Protection::None, None) => Ok(Outbound { permit, request }),
-        (Protection::Sealed, Some(plan)) if plan.fits(&permit) => {
-            let request = match plan {
-                Plan::Request(seal, _) => seal.request(request).map_err(|_| refused)?,
-                Plan::Answer(_) => request,
-            };
-            Ok(Outbound { permit, request })
+        (Protection::None, None) => Ok(Outbound { permit: Arc::new(permit), request }),
+        // What lies in the store is nobody's to read on the way: it is sealed although policy does not ask for it.
+        (Protection::None, Some(plan @ Plan::Rest(_))) if plan.fits(&permit) => {
+            let request = plan.sealed(request).map_err(|_| refused)?;
+            Ok(Outbound { permit: Arc::new(permit), request })
+        }
+        (Protection::Sealed, Some(plan @ (Plan::Request(..) | Plan::Answer(_)))) if plan.fits(&permit) => {
+            let request = plan.sealed(request).map_err(|_| refused)?;
+            Ok(Outbound { permit: Arc::new(permit), request })
         }
         _ => Err(refused),
     }

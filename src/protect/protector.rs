@@ -14,6 +14,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use super::context::{self, AnswerFacts, Facts, Said};
 use super::error::{AnswerRefused, OpeningError, SealingError};
 use super::keys::{Direction, Keys, Scope};
+use super::lengths::Lengths;
 use super::opening::{Opening, Unopened};
 use super::replay::{MAX_REMEMBERED, Replay};
 use super::seal::{EncryptionContext, FrameLength, MessageId, NewMessage, Opener, UnverifiedHeader};
@@ -33,6 +34,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 pub struct Protector {
     keys: Option<Keys>,
     replay: Arc<Replay>,
+    lengths: Arc<Lengths>,
     clock: Arc<dyn Clock>,
 }
 
@@ -63,6 +65,8 @@ pub enum Plan {
     Request(Box<Seal>, Expected),
     /// The request goes to a private store as it is; the answer is sealed for whoever reads.
     Answer(RecipientName),
+    /// The object that the request writes is sealed with its dataset's key.
+    Rest(Box<Seal>),
 }
 
 /// What the answer to a sealed request must be.
@@ -136,7 +140,11 @@ impl Protector {
     /// The same that remembers at most `most` messages.
     #[must_use]
     pub fn with_memory(keys: Option<Keys>, clock: Arc<dyn Clock>, most: usize) -> Self {
-        Self { keys, replay: Arc::new(Replay::new(most)), clock }
+        Self { keys, replay: Arc::new(Replay::new(most)), lengths: Arc::default(), clock }
+    }
+
+    pub(super) fn lengths(&self) -> &Lengths {
+        &self.lengths
     }
 
     pub(super) fn now(&self) -> jiff::Timestamp {
@@ -319,7 +327,7 @@ impl Protector {
     }
 
     /// Unwraps the data key with a key of exactly this scope and verifies the header.
-    async fn unlock(
+    pub(super) async fn unlock(
         &self,
         header: UnverifiedHeader,
         scope: &Scope,
@@ -404,15 +412,30 @@ impl Plan {
         let (recipient, right_place) = match self {
             Self::Request(seal, _) => (&seal.facts.recipient, !store),
             Self::Answer(recipient) => (recipient, store),
+            // Whose key it is, the dataset says: nothing leaves the private side.
+            Self::Rest(_) => return store && permit.protection() == Protection::None,
         };
         right_place && candidate.can_open.as_ref() == Some(recipient)
+    }
+
+    /// The request, sealed as far as the plan says.
+    pub(super) fn sealed(self, request: http::Request<Body>) -> Result<http::Request<Body>, SealingError> {
+        match self {
+            Self::Request(seal, _) => seal.request(request),
+            Self::Answer(_) => Ok(request),
+            Self::Rest(seal) => {
+                // The object's metadata stays in clear: the store needs it to answer.
+                let (head, body) = request.into_parts();
+                Ok(http::Request::from_parts(head, seal.body(body)?))
+            }
+        }
     }
 
     /// The message that goes out, if one does.
     #[must_use]
     pub fn seal(&self) -> Option<&Seal> {
         match self {
-            Self::Request(seal, _) => Some(seal),
+            Self::Request(seal, _) | Self::Rest(seal) => Some(seal),
             Self::Answer(_) => None,
         }
     }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::pattern::{HostPattern, PathPattern};
 use super::table::Route;
 use crate::model::{
-    Action, AuditMode, ByteSize, ClusterName, Floor, IdentityRule, Level, Problems, Residency, RouteKind,
-    RouteName, ServiceName, StoreName,
+    Action, AuditMode, ByteSize, ClusterName, Floor, IdentityRule, Level, Objects, Problems, Residency,
+    RouteKind, RouteName, ServiceName, StoreName,
 };
 
 /// The most clusters of one route: each is a candidate for Cedar.
@@ -57,10 +57,15 @@ pub struct RouteSettings {
     /// Whether a request without a durable record is refused (`required`), goes on (`best_effort`), or is not recorded (`off`).
     #[serde(default)]
     pub audit: AuditMode,
-    /// Whether requests that a peer sealed are opened here, and whatever is answered to them goes back sealed. Others are served as they
-    /// come. Needs `[keys]`, and `identity = "required"`.
+    /// Whether requests that a peer sealed are opened here, and whatever is answered to them goes back sealed; on a route to a store also
+    /// uploads that a job sealed with the key of its own `can_open`. Others are served as they come. Needs `[keys]`, and `identity = "required"`.
     #[serde(default)]
     pub opens: bool,
+    /// How the objects of a `store` lie there: `plain`, in the clear; `pass`, as sealed messages that travel as they are; `open`, sealed at
+    /// rest under the dataset's key, opened for who may read and sealed as they are written. For `pass` and `open` each dataset of the
+    /// store needs `sealed`.
+    #[serde(default)]
+    pub objects: Objects,
     /// The largest request body; larger is 413. Absent: `4MiB` for `infer` and `embed`, `5GiB` for `store`, `32MiB` for `service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_body: Option<ByteSize>,
@@ -120,6 +125,11 @@ impl RouteSettings {
                 "set `identity = \"required\"`",
             );
         }
+        let elsewhere = kind.as_ref().is_some_and(|kind| !matches!(kind, RouteKind::Store { .. }));
+        if self.objects != Objects::Plain && elsewhere {
+            let message = "only a store has objects";
+            found.push(file, format!("{place}.objects"), message, "leave it out, or lead to a `store`");
+        }
         let route = if found.is_empty() {
             path.zip(kind).zip(methods).map(|((path, kind), methods)| Route {
                 name: self.name.clone(),
@@ -132,6 +142,7 @@ impl RouteSettings {
                 identity: self.identity,
                 audit: self.audit,
                 opens: self.opens,
+                objects: self.objects,
                 strip_segments,
             })
         } else {

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use super::pattern::{HostPattern, PathPattern};
 use super::settings::RouteSettings;
-use crate::model::{AuditMode, Floor, IdentityRule, Problems, RouteKind, RouteName};
+use crate::model::{AuditMode, Floor, IdentityRule, Objects, Problems, RouteKind, RouteName};
 
 /// A checked route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Route {
     pub audit: AuditMode,
     /// Whether sealed requests of peers are opened.
     pub opens: bool,
+    /// How objects lie in its store.
+    pub objects: Objects,
     /// The largest request body, in bytes.
     pub max_body: u64,
     /// How many leading path segments are cut off before forwarding.
@@ -221,6 +223,7 @@ mod tests {
             identity: IdentityRule::Required,
             audit: AuditMode::Required,
             opens: false,
+            objects: Objects::Plain,
             max_body: 1,
             strip_segments: 0,
         }

@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ClusterName, DatasetName, Duration, Level, ModelName, RecipientName, Residency, ServiceName, StoreName,
+    ClusterName, DatasetName, Duration, Level, ModelName, RecipientName, Residency, SealedAtRest,
+    ServiceName, StoreName,
 };
 
 /// All far sides, by name. Two equal values make the same pools, so pools need not be made anew on a reload.
@@ -213,4 +214,7 @@ pub struct DatasetSettings {
     /// The jurisdictions that may hold its objects. Absent: that of the route; if it has none either, they may go nowhere.
     #[serde(default)]
     pub residency: Option<Residency>,
+    /// Whose key its objects are sealed with at rest. Absent: they lie in the clear. Routes to the store say the same by `objects`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedAtRest>,
 }

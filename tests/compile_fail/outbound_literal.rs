@@ -5,7 +5,7 @@ use tidegate::policy::Permit;
 use tidegate::protect::Outbound;
 
 fn forge(permit: Permit) -> Outbound {
-    Outbound { permit, request: loop {} }
+    Outbound { permit: std::sync::Arc::new(permit), request: loop {} }
 }
 
 fn main() {

@@ -288,6 +288,16 @@ const BROKEN: &[Case] = &[
         s.config("path = \"/lake/*\"", "path = \"/lake/*\"\nopens = true");
         s.config("service = \"status\"\n", "service = \"status\"\nopens = true\n");
     }),
+    ("objects that lie otherwise than their route says", |s| {
+        s.config("path = \"/lake/*\"", "path = \"/lake/*\"\nobjects = \"open\"");
+        s.config("service = \"status\"\n", "service = \"status\"\nobjects = \"pass\"\n");
+    }),
+    ("a sealed dataset behind a route that does not know, and its key for nobody", |s| {
+        s.config(
+            "prefix = \"handbook/\"",
+            "prefix = \"handbook/\"\nsealed = { tenant = \"acme\", recipient = \"lake\" }",
+        );
+    }),
     ("a segment out of bounds, and a short queue", |s| {
         s.config("directory = \"journal\"", "directory = \"journal\"\nsegment_size = \"512KiB\"\nqueue = 3");
     }),

@@ -17,7 +17,8 @@ use tidegate::inspect::{
 };
 use tidegate::message::{Body, BodyFault, Connection, GateSettings, Protocol, boxed, empty, full, gate};
 use tidegate::model::{
-    Action, Floor, Jurisdiction, Jurisdictions, Level, Origin, Placement, Problems, Resource, RouteKind,
+    Action, Floor, Jurisdiction, Jurisdictions, Level, Objects, Origin, Placement, Problems, Resource,
+    RouteKind,
 };
 
 /// What inspection gave, with the body.
@@ -57,6 +58,7 @@ impl Fixture {
             prefix: prefix.into(),
             level: Some(level),
             residency: Some([place("EU")].into_iter().collect()),
+            sealed: None,
         };
         let datasets = [
             dataset("raw", "raw/", Level::Internal),
@@ -104,8 +106,13 @@ impl Fixture {
         };
         let mut inbound = gate(&connection, request, &GateSettings::default()).unwrap();
         let strip_segments = usize::from(matches!(self.kind, RouteKind::Store { .. }));
-        let facts =
-            RouteFacts { kind: &self.kind, floor: &self.floor, strip_segments, max_body: self.max_body };
+        let facts = RouteFacts {
+            kind: &self.kind,
+            floor: &self.floor,
+            strip_segments,
+            objects: Objects::Plain,
+            max_body: self.max_body,
+        };
         let inspected = inspect(&mut inbound, facts, &self.catalog, &self.jurisdictions, &self.reader).await;
         (inspected.map(|(inspected, body)| Asked { inspected, body }), inbound.headers)
     }

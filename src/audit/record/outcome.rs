@@ -43,6 +43,12 @@ pub struct Outcome<'a> {
     /// The sealed message of the answer: of a peer's that was opened, or of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Message<'a>>,
+    /// The sealed message that the object was at rest, if it was opened, or was let through as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<Box<Message<'a>>>,
+    /// Bytes of that message that were fetched from the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched_bytes: Option<u64>,
 }
 
 impl Outcome<'_> {
@@ -63,6 +69,8 @@ impl Outcome<'_> {
             request_ciphertext: None,
             response_ciphertext: None,
             answer: None,
+            object: None,
+            fetched_bytes: None,
         }
     }
 }

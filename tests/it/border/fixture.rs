@@ -97,6 +97,21 @@ impl Border {
         connect(self.dir.path(), self.running.data_address().port(), None).await
     }
 
+    /// As [`Self::send_as`], for an answer that has no body.
+    pub(super) async fn head_as(&self, name: &str, request: &[u8]) -> Answer {
+        let mut stream = connect(self.dir.path(), self.running.data_address().port(), Some(name)).await;
+        let _ = stream.write_all(request).await;
+        let mut bytes = Vec::new();
+        while !bytes.windows(4).any(|four| four == b"\r\n\r\n") {
+            let mut piece = [0; 4096];
+            match stream.read(&mut piece).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => bytes.extend_from_slice(&piece[..count]),
+            }
+        }
+        Answer { bytes }
+    }
+
     /// Sends a request on a connection that shows a certificate of the gateway's own authority, and reads its whole answer.
     pub(super) async fn send_as(&self, name: &str, request: &[u8]) -> Answer {
         let mut stream = connect(self.dir.path(), self.running.data_address().port(), Some(name)).await;
@@ -246,6 +261,12 @@ pub(super) struct Answer {
 impl Answer {
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// The body as bytes, as far as it came; of an answer with a length.
+    pub(super) fn payload(&self) -> Vec<u8> {
+        let end = self.bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        self.bytes[end..].to_vec()
     }
 
     /// The body, its framing taken off.

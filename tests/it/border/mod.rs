@@ -4,6 +4,8 @@ mod endings;
 mod failover;
 mod fixture;
 mod limits;
+mod objects;
+mod objects_fixture;
 mod promise;
 mod reload;
 mod seal;

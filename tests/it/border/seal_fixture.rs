@@ -182,13 +182,13 @@ struct Sections {
 }
 
 /// A root key file in a folder: 32 bytes in base64.
-fn write_root(dir: &Path, byte: u8) {
+pub(super) fn write_root(dir: &Path, byte: u8) {
     let file = dir.join("root.key");
     std::fs::write(&file, base64::engine::general_purpose::STANDARD.encode([byte; 32])).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn make_private(dir: &Path) {
+pub(super) fn make_private(dir: &Path) {
     std::fs::create_dir(dir).unwrap();
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).unwrap();
 }
@@ -210,7 +210,7 @@ async fn write_keys(dir: &Path, root: u8) {
 }
 
 /// A copy of the wrapped branch keys, as an operator takes them to the far side, beside the root key that is there.
-fn copy_keys(from: &Path, to: &Path) {
+pub(super) fn copy_keys(from: &Path, to: &Path) {
     copy_tree(&from.join("branch"), &to.join("branch"));
     std::fs::copy(from.join("root.key"), to.join("root.key")).unwrap();
 }
