@@ -11,6 +11,8 @@ mod public;
 mod root;
 mod settings;
 mod store;
+#[cfg(test)]
+mod tests;
 mod transit;
 
 use std::collections::BTreeMap;
@@ -38,6 +40,28 @@ pub use transit::TransitError;
 pub const WRAPS_DUE: u64 = 1 << 30;
 /// Wraps at which it is not used any more.
 pub const WRAPS_MAX: u64 = 1 << 31;
+
+/// How much one branch key may wrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Wraps that are set aside in the key file at once; those that are not done when the process ends are lost.
+    pub lease: u64,
+    /// Wraps at which the key is reported as due for rotation.
+    pub due: u64,
+    /// Wraps at which it is not used any more.
+    pub most: u64,
+}
+
+impl Limits {
+    /// For a command that seals one message: it sets aside one wrap.
+    pub const COMMAND: Self = Self { lease: 1, due: WRAPS_DUE, most: WRAPS_MAX };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { lease: 1 << 20, due: WRAPS_DUE, most: WRAPS_MAX }
+    }
+}
 
 /// A data key, wrapped for everybody who may open the message.
 #[derive(Debug)]
@@ -84,6 +108,20 @@ impl Keys {
         file: &str,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
+        Self::with_limits(settings, recipients, file, clock, Limits::default())
+    }
+
+    /// As [`Self::new`], with other limits on what one branch key may wrap.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub fn with_limits(
+        settings: &KeysSettings,
+        recipients: &BTreeMap<RecipientName, RecipientSettings>,
+        file: &str,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> Result<Self, Problems> {
         let mut problems = Problems::new();
         settings.check(file, &mut problems);
         let mut roots = BTreeMap::new();
@@ -109,7 +147,7 @@ impl Keys {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let branches = Arc::new(Branches::new(settings, roots, clock));
+        let branches = Arc::new(Branches::new(settings, roots, clock, limits));
         Ok(Self(Arc::new(Inner { namespace: settings.namespace.clone(), recipients: known, branches })))
     }
 
