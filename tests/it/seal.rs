@@ -290,7 +290,10 @@ fn other_recipients_get_a_new_header_and_the_old_frames() {
     let new_kek = [9; 32];
     let edk = aes_edk::wrap(&new_kek, "tidegate", "t/acme/gpu/request/v2", &data_key, &full).unwrap();
     let header = rewrap(header, &data_key, &required(), vec![edk]).unwrap();
-    assert_eq!(open(&[std::slice::from_ref(&header), &parts[1..]].concat().concat(), 33).1, Err("no key".to_owned()));
+    assert_eq!(
+        open(&[std::slice::from_ref(&header), &parts[1..]].concat().concat(), 33).1,
+        Err("no key".to_owned())
+    );
     let (parsed, _) = UnverifiedHeader::parse(&header, &Bounds::default()).unwrap().unwrap();
     let edk = &parsed.unverified().edks()[0];
     let found = aes_edk::unwrap(&new_kek, "tidegate", "t/acme/gpu/request/v2", edk, &full).unwrap();

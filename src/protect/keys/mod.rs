@@ -7,6 +7,8 @@
 mod branch;
 mod error;
 mod name;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod public;
 mod root;
 mod settings;
@@ -30,6 +32,8 @@ use root::Root;
 
 pub use error::KeyError;
 pub use name::{Direction, InvalidKeyName, KeyName, Scope};
+#[cfg(feature = "pkcs11")]
+pub use pkcs11::Pkcs11Error;
 pub use public::PublicKeyError;
 pub use root::{BranchKey, KEY_BYTES, RootError};
 pub use settings::{KeysSettings, Pkcs11Settings, RecipientSettings, RootSettings, TransitSettings};

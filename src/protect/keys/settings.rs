@@ -90,7 +90,7 @@ pub struct Pkcs11Settings {
 #[serde(deny_unknown_fields)]
 pub struct RecipientSettings {
     /// The root key that wraps its branch keys: the far side opens them if it may use that root key too. Exactly one of `root` and
-    /// `public_key`. Exactly one of `root` and `public_key`.
+    /// `public_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<RecipientName>,
     /// PEM file of an RSA public key of 2048 bits or more (RSA-OAEP with SHA-256): only its holder can open. Absent: see `root`.
