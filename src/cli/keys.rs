@@ -47,6 +47,7 @@ enum Action {
     /// Wrap the selected branch keys anew under the newest version of their root key
     #[command(after_help = "Example:\n  tidegate keys rewrap --config tidegate.toml")]
     Rewrap(Select),
+    RewrapMessage(super::seal::RewrapArgs),
     /// Let old versions open no more; --destroy shreds them for good
     #[command(
         after_help = "Example:\n  tidegate keys retire --config tidegate.toml --recipient lake --version 1 --destroy --yes"
@@ -125,6 +126,7 @@ pub(crate) fn run(args: &KeysArgs, out: &mut dyn Write) -> anyhow::Result<Answer
             Action::List(select) => list(select, out),
             Action::Rotate(select) => rotate(select, out).await,
             Action::Rewrap(select) => rewrap(select, out).await,
+            Action::RewrapMessage(args) => super::seal::rewrap(args).await,
             Action::Retire(retire) => self::retire(retire, out),
             Action::Export(export) => self::export(export, out).await,
         }

@@ -137,6 +137,23 @@ def test_hsm(t):
     assert len(list((t.folder / "token" / "tokens").rglob("*.object"))) >= 2, "the test did not reach the token"
 
 
+def test_a_sealed_file_moves_to_the_newest_branch_key(t):
+    world = World(t, t.component("bao"))
+    text = os.urandom(200_000)
+    old = world.seal(text)
+    world.run("keys", "rotate", "--direction", "rest")
+    common = ["--tenant", "acme", "--recipient", "lake"]
+    (world.folder / "old").write_bytes(old)
+    world.run("keys", "rewrap-message", *common, "old", "-o", "new")
+    new = (world.folder / "new").read_bytes()
+    assert new != old and new[-150_000:] == old[-150_000:], "the frames stay as they are"
+    world.run("keys", "retire", "--direction", "rest", "--version", "1")
+    assert world.open(new).stdout == text and world.open(old).returncode == 1
+    (world.folder / "cut").write_bytes(new[:-1])
+    done = world.call("keys", "rewrap-message", "--config", "tidegate.toml", *common, "cut", "-o", "worse")
+    assert done.returncode == 1 and b"truncated" in done.stderr.lower() and not (world.folder / "worse").exists(), done
+
+
 def own_bao(t):
     """A key service that the test may end."""
     bao = components.start("bao", COMPONENTS, t.folder / "bao")

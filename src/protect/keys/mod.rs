@@ -174,15 +174,30 @@ impl Keys {
     /// A branch key is missing, exhausted or cannot be opened now.
     pub async fn wrap(&self, scope: &Scope, context: &EncryptionContext) -> Result<Wrapped, KeyError> {
         let data_key = DataKey::random().map_err(|_| KeyError::Crypto)?;
+        let (edks, keys) = self.wrap_again(scope, &data_key, context).await?;
+        Ok(Wrapped { data_key, edks, keys })
+    }
+
+    /// The data key of a message that is there already, wrapped anew for the same recipients, under the newest branch keys; and
+    /// their names. The message's frames stay as they are.
+    ///
+    /// # Errors
+    /// See [`Self::wrap`].
+    pub async fn wrap_again(
+        &self,
+        scope: &Scope,
+        data_key: &DataKey,
+        context: &EncryptionContext,
+    ) -> Result<(Vec<Edk>, Vec<String>), KeyError> {
         let recipient = self.recipient(&scope.recipient)?;
         let (mut edks, mut keys) = (Vec::new(), Vec::new());
         for name in std::iter::once(&scope.recipient).chain(&recipient.also) {
             let scope = Scope { recipient: name.clone(), ..scope.clone() };
-            let (edk, key) = self.wrap_for(&scope, &data_key, context).await?;
+            let (edk, key) = self.wrap_for(&scope, data_key, context).await?;
             edks.push(edk);
             keys.push(key);
         }
-        Ok(Wrapped { data_key, edks, keys })
+        Ok((edks, keys))
     }
 
     async fn wrap_for(
