@@ -14,13 +14,14 @@ use jiff::Timestamp;
 use crate::inspect::Inspected;
 use crate::limit::Slot;
 use crate::message::{Body, Inbound};
-use crate::model::{Candidate, Level, Principal, Protection, Resource};
+use crate::model::{Candidate, Level, Principal, Protection, RecipientName, Resource};
 use crate::policy::{AuthzRequest, Permit};
 use crate::protect::{self, Expected, Plan, Seal};
 use crate::telemetry::DecisionFacts;
 use crate::upstream::{Answer, Endpoint, EndpointId, SendError};
 
 use super::exchange::Exchange;
+use super::object;
 use super::payload::Payload;
 use super::record;
 use super::reject::Reject;
@@ -50,11 +51,11 @@ pub(super) async fn run(
         let plan = plan(snapshot, exchange, &crossing, &decided.permit).await?;
         record(gateway, exchange, &crossing, &decided, (&endpoint, plan.as_ref())).await?;
         let sending = Sending::start(exchange, &crossing, &decided.permit, &endpoint);
-        let expected = expected(exchange, plan.as_ref());
+        let owed = owed(exchange, plan.as_ref());
         let outbound = protect::prepare(decided.permit, crossing.request(exchange)?, plan)?;
         match snapshot.upstreams.send(&endpoint, outbound).await {
             Ok(answer) => {
-                let (sending, answer) = opened(snapshot, exchange, sending, expected, answer).await?;
+                let (sending, answer) = paid(snapshot, exchange, &crossing, sending, (owed, answer)).await?;
                 return sending.answered(exchange, &crossing, answer, admitted);
             }
             Err(error) => {
@@ -240,6 +241,9 @@ async fn plan(
     crossing: &Crossing,
     permit: &Permit,
 ) -> Result<Option<Plan>, Reject> {
+    if permit.protection() == Protection::Sealed {
+        object::check_range(&crossing.headers)?;
+    }
     let content_type = crossing.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let facts = protect::Facts {
         method: &crossing.method,
@@ -251,25 +255,46 @@ async fn plan(
     Ok(snapshot.protector.plan(permit, &crossing.principal.tenant, facts).await?)
 }
 
-/// What the answer to a sealed request must be; remembers where the digest of the request will be.
-fn expected(exchange: &mut Exchange, plan: Option<&Plan>) -> Option<Expected> {
+/// What a plan owes the answer.
+#[derive(Debug)]
+enum Owed {
+    Nothing,
+    /// It comes sealed, and is opened.
+    Opening(Expected),
+    /// It comes from a private store, and is sealed for whoever reads it.
+    Sealing(RecipientName),
+}
+
+/// What is to become of the answer; remembers where the digest of the sealed request will be.
+fn owed(exchange: &mut Exchange, plan: Option<&Plan>) -> Owed {
     exchange.sealed = plan.and_then(Plan::seal).map(Seal::wire);
     match plan {
-        Some(Plan::Request(_, expected)) => Some(expected.clone()),
-        Some(Plan::Answer(_)) | None => None,
+        None => Owed::Nothing,
+        Some(Plan::Request(_, expected)) => Owed::Opening(expected.clone()),
+        Some(Plan::Answer(reader)) => Owed::Sealing(reader.clone()),
     }
 }
 
-/// Opens the answer to a sealed request; any other stays as it is.
-async fn opened(
+/// Does with the answer what the plan owes it.
+async fn paid(
     snapshot: &Snapshot,
     exchange: &Exchange,
+    crossing: &Crossing,
     sending: Sending,
-    expected: Option<Expected>,
-    answer: Answer,
+    (owed, answer): (Owed, Answer),
 ) -> Result<(Sending, Answered), Reject> {
-    let Some(expected) = expected else {
-        return Ok((sending, Answered { response: answer.response, seal: None }));
+    let expected = match owed {
+        Owed::Nothing => return Ok((sending, Answered { response: answer.response, seal: None })),
+        Owed::Sealing(reader) => {
+            return match object::seal(snapshot, exchange, crossing, reader, answer).await {
+                Ok(answered) => Ok((sending, answered)),
+                Err(reject) => {
+                    sending.failed(reject.code());
+                    Err(reject)
+                }
+            };
+        }
+        Owed::Opening(expected) => expected,
     };
     match snapshot.protector.open_answer(&expected, answer.response).await {
         Ok(opened) => {

@@ -317,6 +317,18 @@ pub const ALL: &[Code] = &[
         "There is no branch key to seal with, or its recipient is not configured; an operator runs `tidegate keys init`.",
     ),
     code(
+        "range_not_satisfiable",
+        416,
+        "Several ranges",
+        "A sealed answer holds one range of an object; ask for each by itself.",
+    ),
+    code(
+        "object_range_unknown",
+        502,
+        "Object's bytes unknown",
+        "The store's answer does not say which bytes of the object it holds, so it cannot be sealed for its reader.",
+    ),
+    code(
         "key_exhausted",
         503,
         "Key exhausted",

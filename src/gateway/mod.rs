@@ -8,6 +8,7 @@ mod attempt;
 pub mod codes;
 mod completion;
 mod exchange;
+mod object;
 mod payload;
 mod record;
 mod reject;

@@ -15,6 +15,7 @@
 mod context;
 mod error;
 pub mod keys;
+mod object;
 mod opening;
 mod outbound;
 mod protector;
@@ -25,6 +26,7 @@ mod wire;
 
 pub use context::{Facts, MAX_AHEAD_SECONDS, Mismatch};
 pub use error::{AnswerRefused, OpeningError, SealingError};
+pub use object::ObjectFacts;
 pub use outbound::{Outbound, ProtectError, prepare};
 pub use protector::{
     Expected, Opened, OpenedAnswer, Plaintext, Plan, Protector, SEALED, Seal, SealFacts, SealedAnswer,

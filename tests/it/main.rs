@@ -17,5 +17,6 @@ mod net;
 mod policy;
 mod protect;
 mod seal;
+mod seal_fuzz;
 mod seal_vectors;
 mod upstream;

@@ -1,6 +1,5 @@
 //! The sealed form of a payload: what is written opens, and nothing else does.
-
-#![expect(clippy::cast_possible_truncation, reason = "the lengths of test data are small")]
+#![expect(clippy::cast_possible_truncation, reason = "messages of tests are small")]
 
 use std::ops::Range;
 
@@ -307,11 +306,21 @@ fn other_recipients_get_a_new_header_and_the_old_frames() {
 }
 
 #[test]
+fn frames_are_still_counted_when_the_message_is_over() {
+    let parts = seal_parts(16, &[1; 40], 16);
+    let (mut opener, _) = open_header(&parts[0]).unwrap();
+    let mut input = BytesMut::from(parts[1..].concat().as_slice());
+    let counts = std::iter::from_fn(|| opener.next_frame(&mut input).unwrap().map(|_| opener.frames()));
+    assert_eq!(counts.collect::<Vec<_>>(), [1, 2, 2]);
+    assert!(opener.is_over());
+}
+
+#[test]
 fn keys_are_not_shown() {
     let key = DataKey::from([0xab; 32]);
     assert_eq!(format!("{key:?}"), "***");
-    let debug = format!("{:?}", message(16));
-    assert!(!debug.contains("171") && debug.contains("***"), "{debug}");
+    let debug = format!("{:?}", NewMessage { data_key: key, ..message(16) });
+    assert!(!debug.contains("171, 171") && !debug.contains("ab, ab") && debug.contains("***"), "{debug}");
 }
 
 proptest! {

@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_VECTORS=1` writes ours anew. `TIDEGATE_VECTORS` is a folder with `valid-Net-4.0.0.zip` and
 //! `commitment-test-vectors.json`; without it their tests have nothing to do and say so.
+#![expect(clippy::cast_possible_truncation, reason = "messages of tests are small")]
+#![expect(clippy::print_stdout, reason = "a test that skips says so")]
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -231,10 +233,13 @@ fn events() -> Vec<Case> {
         .into()
 }
 
+/// Other parts for a message.
+type Pick<'a> = &'a dyn Fn(&[Vec<u8>]) -> Vec<Vec<u8>>;
+
 fn refused() -> Vec<Case> {
     let text = [7; 80];
     let made = |name: &str| make(name, 16, &[&text]);
-    let with = |name: &str, pick: &dyn Fn(&[Vec<u8>]) -> Vec<Vec<u8>>, released: usize, error: &str| {
+    let with = |name: &str, pick: Pick<'_>, released: usize, error: &str| {
         let made = made(name);
         let message = pick(&made.parts).concat();
         made.refused(&message, released, error)

@@ -133,6 +133,15 @@ permit (principal, action == Tidegate::Action::"call", resource == Tidegate::Ser
 @id("test-residency")
 forbid (principal, action in Tidegate::Action::"send", resource)
 unless { context has destination && context.destination in context.data.residency };
+
+@id("test-restricted-only-sealed")
+forbid (principal, action in Tidegate::Action::"send", resource)
+when { context.data.level >= 3 }
+unless {
+  context.protection.sealed ||
+  // What a far side opened stays with its own models.
+  context has destination && context.destination == Tidegate::Cluster::"eu-embed"
+};
 """
 
 
@@ -301,6 +310,10 @@ class Gateway:
     def records(self):
         return records_of(self.journal)
 
+    def log(self):
+        """The operator's log, of all starts."""
+        return "".join(file.read_text() for file in self.folder.glob("stderr-*"))
+
 
 # ---- what a test gets ---------------------------------------------------------------------------------------------
 
@@ -362,8 +375,8 @@ class Test:
         entry = {"issuer": issuer.issuer, "audiences": [issuer.audience], "jwks_file": "keys/jwks.json"}
         return issuer, entry, {"keys/jwks.json": json.dumps(issuer.jwks())}
 
-    def gateway(self, config, secrets=None, start=True):
-        gateway = Gateway(self.folder / "gateway", config, secrets)
+    def gateway(self, config, secrets=None, start=True, name="gateway"):
+        gateway = Gateway(self.folder / name, config, secrets)
         self.defer(gateway.stop)
         if start:
             gateway.start()

@@ -105,9 +105,9 @@ def test_keys_are_rotated_retired_and_shredded(t):
 class World:
     """A folder with a configuration, a root key, branch keys and a job's own keys."""
 
-    def __init__(self, t):
+    def __init__(self, t, name="seal"):
         python_clients()
-        self.folder = t.folder / "seal"
+        self.folder = t.folder / name
         self.folder.mkdir()
         subprocess.run(["openssl", "genrsa", "-out", "job.key", "2048"], cwd=self.folder, check=True, capture_output=True)
         subprocess.run(["openssl", "rsa", "-in", "job.key", "-pubout", "-out", "job.pem"], cwd=self.folder, check=True, capture_output=True)

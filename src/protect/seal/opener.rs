@@ -13,6 +13,8 @@ pub struct Opener {
     cipher: Cipher,
     /// The number of the next frame, from 1; none after the final one.
     next: Option<u32>,
+    /// The number of the last regular frame that was opened; 0 if none was.
+    regular: u32,
 }
 
 /// The head of a frame.
@@ -27,7 +29,7 @@ struct Head {
 
 impl Opener {
     pub(super) const fn new(header: Header, cipher: Cipher) -> Self {
-        Self { header, cipher, next: Some(1) }
+        Self { header, cipher, next: Some(1), regular: 0 }
     }
 
     /// The header, verified.
@@ -54,6 +56,9 @@ impl Opener {
         }
         let frame = input.split_to(whole);
         let text = self.open(number, &head, frame)?;
+        if head.kind == Kind::Regular {
+            self.regular = number;
+        }
         self.next = match head.kind {
             Kind::Final => None,
             // The number of the final mark is no number.
@@ -66,6 +71,7 @@ impl Opener {
 
     pub(super) const fn set_next(&mut self, number: u32) {
         self.next = Some(number);
+        self.regular = number.saturating_sub(1);
     }
 
     /// Whether the final frame was opened.
@@ -76,8 +82,8 @@ impl Opener {
 
     /// The frames that were opened before the final one.
     #[must_use]
-    pub fn frames(&self) -> u32 {
-        self.next.unwrap_or(1).saturating_sub(1)
+    pub const fn frames(&self) -> u32 {
+        self.regular
     }
 
     /// Ends the message; `rest` is what of it was not opened.
