@@ -161,13 +161,6 @@ def own_bao(t):
     return bao
 
 
-SEALED = """
-@id("test-restricted-only-sealed")
-forbid (principal, action in Tidegate::Action::"send", resource) when { context.data.level >= 3 }
-unless { context.protection.sealed && context has destination && context.destination.peer };
-"""
-
-
 def sealing_gateway(t, bao, upstream):
     keys = {"directory": "branch", "cache": "3s", "roots": {"bao": {"transit": {
         "address": bao.url, "key": bao.key, "token_file": "bao.token", "timeout": "500ms"}}}}
@@ -175,7 +168,6 @@ def sealing_gateway(t, bao, upstream):
         [chat_route(level="restricted")], clusters={"eu": {"endpoints": [upstream.url], "models": ["m"], "can_open": "haven"}},
         changes={"keys": keys, "recipients": {"haven": {"root": "bao"}}})
     gateway = t.gateway(config, {"bao.token": bao_token(bao)}, start=False)
-    (gateway.folder / "policies" / "sealed.cedar").write_text(SEALED)
     path = gateway.folder / "policies" / "entities.json"
     entities = json.loads(path.read_text())
     for entity in entities:
