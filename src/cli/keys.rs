@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{Answer, Output};
 use crate::config::{self, Config};
 use crate::model::{Clock as _, RecipientName, SystemClock, TenantName};
-use crate::protect::keys::{Direction, KeyFile, KeyName, KeyState, Keys, Scope};
+use crate::protect::keys::{Direction, KeyFile, KeyName, KeyState, Keys, Limits, Scope};
 
 /// Make, list, rotate and retire the keys that payloads are sealed with
 #[derive(Debug, Args)]
@@ -47,6 +47,7 @@ enum Action {
     /// Wrap the selected branch keys anew under the newest version of their root key
     #[command(after_help = "Example:\n  tidegate keys rewrap --config tidegate.toml")]
     Rewrap(Select),
+    RewrapMessage(super::seal::RewrapArgs),
     /// Let old versions open no more; --destroy shreds them for good
     #[command(
         after_help = "Example:\n  tidegate keys retire --config tidegate.toml --recipient lake --version 1 --destroy --yes"
@@ -125,6 +126,7 @@ pub(crate) fn run(args: &KeysArgs, out: &mut dyn Write) -> anyhow::Result<Answer
             Action::List(select) => list(select, out),
             Action::Rotate(select) => rotate(select, out).await,
             Action::Rewrap(select) => rewrap(select, out).await,
+            Action::RewrapMessage(args) => super::seal::rewrap(args).await,
             Action::Retire(retire) => self::retire(retire, out),
             Action::Export(export) => self::export(export, out).await,
         }
@@ -137,7 +139,8 @@ pub(crate) fn load(path: &std::path::Path) -> anyhow::Result<(Config, Keys)> {
     let Some(settings) = &config.file.keys else {
         bail!("`{}` has no `[keys]`: add it with a directory and a root key", path.display());
     };
-    let keys = Keys::new(settings, &config.file.recipients, &config.name, Arc::new(SystemClock));
+    let (recipients, clock) = (&config.file.recipients, Arc::new(SystemClock));
+    let keys = Keys::with_limits(settings, recipients, &config.name, clock, Limits::COMMAND);
     let keys = keys.map_err(|problems| anyhow::anyhow!("{problems}"))?;
     Ok((config, keys))
 }
@@ -149,7 +152,9 @@ async fn init(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
         bail!("the configuration names no tenant (they come from a claim): say --tenant NAME");
     }
     make_roots(&config)?;
-    let there: BTreeSet<Scope> = keys.store().list()?.into_iter().map(|(name, _)| name.scope).collect();
+    let mut there = keys.store().list()?;
+    there.retain(|(_, file)| file.state == KeyState::Active);
+    let there: BTreeSet<Scope> = there.into_iter().map(|(name, _)| name.scope).collect();
     let mut made = Vec::new();
     for (recipient, settings) in &config.file.recipients {
         if settings.root.is_none() {
@@ -250,8 +255,9 @@ async fn rotate(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> 
 async fn rewrap(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
     let (_, keys) = load(&select.config)?;
     let mut done = Vec::new();
-    for (name, _) in keys.store().list()? {
-        if select.wants(&name.scope) && keys.knows(&name.scope.recipient) {
+    for (name, file) in keys.store().list()? {
+        if file.state != KeyState::Destroyed && select.wants(&name.scope) && keys.knows(&name.scope.recipient)
+        {
             keys.rewrap(&name).await?;
             done.push(name);
         }
@@ -270,7 +276,7 @@ fn retire(args: &Retire, out: &mut dyn Write) -> anyhow::Result<Answer> {
             Some(version) => version == name.version,
             None => file.state != KeyState::Active,
         };
-        if !(chosen && args.select.wants(&name.scope)) {
+        if !(chosen && file.state != KeyState::Destroyed && args.select.wants(&name.scope)) {
             continue;
         }
         if args.destroy {

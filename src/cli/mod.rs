@@ -15,6 +15,7 @@ pub mod certs;
 mod check;
 mod demo;
 mod keys;
+mod memory;
 mod seal;
 mod serve;
 
@@ -114,6 +115,12 @@ pub fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if matches!(
+        cli.command,
+        Command::Demo(_) | Command::Serve(_) | Command::Seal(_) | Command::Open(_) | Command::Keys(_)
+    ) {
+        memory::forbid_dumps();
+    }
     let result = match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),

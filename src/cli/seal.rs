@@ -14,8 +14,8 @@ use super::{Answer, keys};
 use crate::model::{RecipientName, TenantName};
 use crate::protect::keys::{Direction, KeyError, Scope};
 use crate::protect::seal::{
-    Bounds, EncryptionContext, FrameLength, MessageId, NewMessage, OpenError, Opener, Sealer,
-    UnverifiedHeader,
+    Bounds, EncryptionContext, FrameLength, MessageId, NewMessage, OpenError, Opener, RewrapError, Sealer,
+    UnverifiedHeader, rewrap as rewrap_header,
 };
 
 /// How much is read at once, in bytes.
@@ -50,6 +50,20 @@ pub(crate) struct SealArgs {
     after_help = "Example:\n  tidegate open --config tidegate.toml --tenant acme --recipient lake report.sealed -o report.csv"
 )]
 pub(crate) struct OpenArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Wrap a sealed file's data key anew, under the newest branch keys
+///
+/// Only the header is written anew; the frames are copied as they are, so that an
+/// old branch key can be retired. It does not help if the data key itself leaked.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  tidegate keys rewrap-message --config tidegate.toml --tenant acme --recipient lake old.sealed -o new.sealed"
+)]
+pub(crate) struct RewrapArgs {
     #[command(flatten)]
     common: Common,
 }
@@ -123,10 +137,19 @@ pub(crate) fn seal(args: &SealArgs) -> anyhow::Result<Answer> {
 
 /// Opens. What does not open is a negative answer, whose reason is on standard error.
 pub(crate) fn open(args: &OpenArgs) -> anyhow::Result<Answer> {
-    match open_message(&args.common) {
+    answer(open_message(&args.common), &args.common)
+}
+
+/// Wraps a message anew; what does not open is a negative answer.
+pub(crate) async fn rewrap(args: &RewrapArgs) -> anyhow::Result<Answer> {
+    answer(rewrap_message(&args.common).await, &args.common)
+}
+
+fn answer(done: Result<(), Failure>, common: &Common) -> anyhow::Result<Answer> {
+    match done {
         Ok(()) => Ok(Answer::Yes),
         Err(Failure::Refused(reason)) => {
-            writeln!(io::stderr(), "tidegate: `{}` does not open: {reason}", args.common.input.display())?;
+            writeln!(io::stderr(), "tidegate: `{}` does not open: {reason}", common.input.display())?;
             Ok(Answer::No)
         }
         Err(Failure::Error(error)) => Err(error),
@@ -161,7 +184,7 @@ fn open_message(common: &Common) -> Result<(), Failure> {
     let (_, keys) = keys::load(&common.config)?;
     let required = context(&common.required)?;
     let mut input = Input::open(&common.input)?;
-    let (header, mut rest) = read_header(&mut input)?;
+    let (header, _, mut rest) = read_header(&mut input)?;
     let stored = header.unverified().context().clone();
     let scope = common.scope();
     let full = stored.union(&required).context("a required fact is stored as well")?;
@@ -182,6 +205,40 @@ fn open_message(common: &Common) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Every frame is opened as it passes, so that what is damaged does not get a fresh header.
+async fn rewrap_message(common: &Common) -> Result<(), Failure> {
+    let (_, keys) = keys::load(&common.config)?;
+    let required = context(&common.required)?;
+    let mut input = Input::open(&common.input)?;
+    let (header, bytes, mut rest) = read_header(&mut input)?;
+    let full = header.unverified().context().union(&required).context("a required fact is stored as well")?;
+    let scope = common.scope();
+    let (data_key, _) = keys.unwrap(header.unverified().edks(), &full, &scope).await?;
+    // Before a wrap is counted: a header that was changed is refused here.
+    let mut opener = header.verify(&data_key, &required)?;
+    let (edks, _) = keys.wrap_again(&scope, &data_key, &full).await?;
+    let (again, _) = UnverifiedHeader::parse(&bytes, &Bounds::default())?.context("the header is cut off")?;
+    let new = rewrap_header(again, &data_key, &required, edks).map_err(|error| match error {
+        RewrapError::Open(error) => Failure::from(error),
+        RewrapError::Seal(error) => Failure::from(error),
+    })?;
+    let mut output = Output::create(&common.out)?;
+    output.write(&new)?;
+    loop {
+        let mut probe = rest.clone();
+        while opener.next_frame(&mut probe)?.is_some() {
+            let frame = rest.split_to(rest.len() - probe.len());
+            output.write(&frame.freeze())?;
+        }
+        match input.read()? {
+            Some(piece) => rest.extend_from_slice(&piece),
+            None => break,
+        }
+    }
+    opener.finish(&rest)?;
+    Ok(output.finish()?)
+}
+
 fn copy(
     opener: &mut Opener,
     rest: &mut BytesMut,
@@ -199,12 +256,13 @@ fn copy(
     }
 }
 
-fn read_header(input: &mut Input) -> Result<(UnverifiedHeader, BytesMut), Failure> {
+/// The header, its bytes, and what was read behind it.
+fn read_header(input: &mut Input) -> Result<(UnverifiedHeader, BytesMut, BytesMut), Failure> {
     let mut bytes = BytesMut::new();
     loop {
         if let Some((header, length)) = UnverifiedHeader::parse(&bytes, &Bounds::default())? {
             let rest = bytes.split_off(length.min(bytes.len()));
-            return Ok((header, rest));
+            return Ok((header, bytes, rest));
         }
         match input.read()? {
             Some(piece) => bytes.extend_from_slice(&piece),

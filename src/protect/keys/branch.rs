@@ -1,6 +1,7 @@
 //! Branch keys in memory: opened once, held for a bounded time, counted as they wrap.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -9,16 +10,14 @@ use aws_lc_rs::rand;
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
+use super::Limits;
 use super::error::KeyError;
 use super::name::{KeyName, Scope};
 use super::root::{BranchKey, Root, RootError};
 use super::settings::KeysSettings;
 use super::store::{KeyFile, KeyState, KeyStore, StoreError};
-use super::{WRAPS_DUE, WRAPS_MAX};
 use crate::model::{Clock, RecipientName};
 
-/// Wraps that a gateway sets aside for itself at once: their number is in the file before one of them is done.
-const LEASE: u64 = 1 << 20;
 /// How long a failure is remembered, so that a key service that is down is asked once a second and not once a request.
 const FAILURE_AGE: Duration = Duration::from_secs(1);
 /// The most branch keys that are held.
@@ -32,14 +31,14 @@ pub(super) struct Branch {
     name: KeyName,
     key: BranchKey,
     opened: Instant,
-    /// Wraps that are left of those set aside.
+    /// Wraps that are left of those set aside; of the version, however often its key is opened again.
     left: Arc<AtomicU64>,
 }
 
-impl std::fmt::Debug for Branch {
-    /// The name alone.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Branch").field(&self.name).finish()
+impl fmt::Debug for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key would print itself: the wrapper that zeroes it does not hide it.
+        write!(f, "Branch({})", self.name)
     }
 }
 
@@ -66,6 +65,9 @@ pub(super) struct Branches {
     clock: Arc<dyn Clock>,
     age: Duration,
     rotate_after: Duration,
+    limits: Limits,
+    /// Wraps that are set aside and not yet done, by version: opening a key again must not cost a lease.
+    leased: RwLock<HashMap<KeyName, Arc<AtomicU64>>>,
     sealing: RwLock<HashMap<Scope, Arc<Branch>>>,
     opening: RwLock<HashMap<KeyName, Arc<Branch>>>,
     /// One opens a key while others who want the same wait; and when it last failed.
@@ -77,6 +79,7 @@ impl Branches {
         settings: &KeysSettings,
         roots: BTreeMap<RecipientName, Root>,
         clock: Arc<dyn Clock>,
+        limits: Limits,
     ) -> Self {
         Self {
             store: KeyStore::new(settings.directory.clone()),
@@ -84,6 +87,8 @@ impl Branches {
             clock,
             age: settings.cache.get(),
             rotate_after: settings.rotate_after.get(),
+            limits,
+            leased: RwLock::default(),
             sealing: RwLock::default(),
             opening: RwLock::default(),
             busy: RwLock::default(),
@@ -92,6 +97,11 @@ impl Branches {
 
     pub(super) const fn store(&self) -> &KeyStore {
         &self.store
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self, scope: &Scope) -> Option<Arc<Branch>> {
+        get(&self.sealing, scope)
     }
 
     /// The key that seals for a scope, with one wrap taken.
@@ -122,13 +132,13 @@ impl Branches {
         *failed = opened.as_ref().err().map(|error| (Instant::now(), error.clone()));
         let branch = opened?;
         put(&self.sealing, scope.clone(), Arc::clone(&branch));
+        self.forget_later();
         if branch.take() { Ok(branch) } else { Err(KeyError::Exhausted(branch.name.clone())) }
     }
 
-    /// Whether it is time to open a key again: at 71 to 80 % of its age.
+    /// Whether it is time to open a key again, a little earlier for some than for others.
     fn is_ageing(&self, branch: &Branch) -> bool {
-        // Other gateways have other process ids, so not all ask the key service in the same moment.
-        let jitter = std::process::id() % 10;
+        let jitter = u32::from(branch.key.first().copied().unwrap_or(0)) % 10;
         branch.opened.elapsed() >= self.age * (80 - jitter) / 100
     }
 
@@ -143,7 +153,10 @@ impl Branches {
         }
         tokio::spawn(async move {
             match this.open_anew(&scope, &root).await {
-                Ok(branch) => put(&this.sealing, scope, branch),
+                Ok(branch) => {
+                    put(&this.sealing, scope, branch);
+                    this.forget_later();
+                }
                 Err(error) => {
                     tracing::warn!(key = %scope, %error, "branch key could not be opened again; the held one serves until its age");
                     *failed = Some((Instant::now(), error));
@@ -154,17 +167,13 @@ impl Branches {
 
     /// As [`Self::open_to_seal`], always by the root key.
     async fn open_anew(&self, scope: &Scope, root: &RecipientName) -> Result<Arc<Branch>, KeyError> {
-        let (name, file, left) = self.leased(scope).await?;
+        let (name, file, left) = self.lease(scope).await?;
         let key = self.unwrap(&name, &file, root).await?;
         Ok(Arc::new(Branch { name, key, opened: Instant::now(), left }))
     }
 
     async fn open_to_seal(&self, scope: &Scope, root: &RecipientName) -> Result<Arc<Branch>, KeyError> {
-        let (name, file, left) = self.leased(scope).await?;
-        let now = self.clock.now();
-        if self.is_due(&file, now) {
-            tracing::warn!(key = %name, wraps = file.wraps, "branch key is due for rotation: run `tidegate keys rotate`");
-        }
+        let (name, file, left) = self.lease(scope).await?;
         // A lease that ran out does not make the key service be asked again.
         let known =
             get(&self.sealing, scope).filter(|old| old.name == name && old.opened.elapsed() < self.age);
@@ -175,22 +184,57 @@ impl Branches {
         Ok(Arc::new(Branch { name, key, opened, left }))
     }
 
-    /// The newest active version and wraps of it: what is left of those set aside before, which outlive the time that a key is held,
-    /// or else new ones.
-    async fn leased(&self, scope: &Scope) -> Result<(KeyName, KeyFile, Arc<AtomicU64>), KeyError> {
-        let held = get(&self.sealing, scope).filter(|held| held.left.load(Ordering::Relaxed) > 0);
-        let (scope, version) = (scope.clone(), held.as_ref().map(|held| held.name.clone()));
-        let (name, file, more) = self.blocking(move |store| lease(&store, &scope, version.as_ref())).await?;
-        let left = match (more, held) {
-            (None, Some(held)) => Arc::clone(&held.left),
-            (more, _) => Arc::new(AtomicU64::new(more.unwrap_or(0))),
+    /// The newest active version, and its wraps that are set aside for us; more are, if none is left.
+    async fn lease(&self, scope: &Scope) -> Result<(KeyName, KeyFile, Arc<AtomicU64>), KeyError> {
+        let (wanted, limits) = (scope.clone(), self.limits);
+        let left = |name: &KeyName| get(&self.leased, name).map_or(0, |left| left.load(Ordering::Relaxed));
+        let missing = || KeyError::Missing(scope.clone());
+        let active = self.blocking(move |store| Ok(store.active(&wanted)?)).await?.ok_or_else(missing)?;
+        let (name, file) = match left(&active.0) {
+            0 => {
+                let wanted = scope.clone();
+                let (name, file, more) = self.blocking(move |store| lease(&store, &wanted, limits)).await?;
+                self.counter(&name).fetch_add(more, Ordering::Relaxed);
+                (name, file)
+            }
+            _ => active,
         };
+        if self.is_due(&file, self.clock.now()) {
+            tracing::warn!(key = %name, wraps = file.wraps, "branch key is due for rotation: run `tidegate keys rotate`");
+        }
+        let left = self.counter(&name);
         Ok((name, file, left))
+    }
+
+    fn counter(&self, name: &KeyName) -> Arc<AtomicU64> {
+        let mut leased = self.leased.write().unwrap_or_else(PoisonError::into_inner);
+        if leased.len() >= MAX_HELD {
+            // Those of keys that nobody holds: what was set aside for them is lost, which is safe.
+            leased.retain(|_, left| Arc::strong_count(left) > 1);
+        }
+        Arc::clone(leased.entry(name.clone()).or_default())
+    }
+
+    /// Drops the keys that are over their age, when that of the newest is over: a key that nobody uses does not stay in memory.
+    fn forget_later(self: &Arc<Self>) {
+        let (this, age) = (Arc::downgrade(self), self.age);
+        tokio::spawn(async move {
+            tokio::time::sleep(age).await;
+            if let Some(this) = this.upgrade() {
+                this.forget();
+            }
+        });
+    }
+
+    fn forget(&self) {
+        let young = |branch: &Arc<Branch>| branch.opened.elapsed() < self.age;
+        self.sealing.write().unwrap_or_else(PoisonError::into_inner).retain(|_, branch| young(branch));
+        self.opening.write().unwrap_or_else(PoisonError::into_inner).retain(|_, branch| young(branch));
     }
 
     /// The key that opens what was sealed under that version; none if it is not here or retired.
     pub(super) async fn to_open(
-        &self,
+        self: &Arc<Self>,
         name: &KeyName,
         root: &RecipientName,
     ) -> Result<Option<Arc<Branch>>, KeyError> {
@@ -208,7 +252,7 @@ impl Branches {
             let name = name.clone();
             move |store| Ok(store.read(&name)?)
         });
-        let Some(file) = file.await?.filter(|file| file.state != KeyState::Retired) else {
+        let Some(file) = file.await?.filter(|file| file.state.opens()) else {
             return Ok(None);
         };
         let key = self.unwrap(name, &file, root).await;
@@ -216,6 +260,7 @@ impl Branches {
         let branch =
             Arc::new(Branch { name: name.clone(), key: key?, opened: Instant::now(), left: Arc::default() });
         put(&self.opening, name.clone(), Arc::clone(&branch));
+        self.forget_later();
         Ok(Some(branch))
     }
 
@@ -268,7 +313,7 @@ impl Branches {
     pub(super) fn is_due(&self, file: &KeyFile, now: Timestamp) -> bool {
         let age = now.duration_since(file.created);
         let old = Duration::try_from(age).is_ok_and(|age| age >= self.rotate_after);
-        file.state == KeyState::Active && (old || file.wraps >= WRAPS_DUE)
+        file.state == KeyState::Active && (old || file.wraps >= self.limits.due)
     }
 
     async fn unwrap(
@@ -309,25 +354,17 @@ impl Branches {
     }
 }
 
-/// Sets wraps aside in the newest active version's file; none if that is the version `held`, of which some are left.
-fn lease(
-    store: &KeyStore,
-    scope: &Scope,
-    held: Option<&KeyName>,
-) -> Result<(KeyName, KeyFile, Option<u64>), KeyError> {
-    let (name, file) = store.active(scope)?.ok_or_else(|| KeyError::Missing(scope.clone()))?;
-    if held == Some(&name) {
-        return Ok((name, file, None));
-    }
+/// Sets wraps aside in the newest active version's file: their number is there before one of them is done.
+fn lease(store: &KeyStore, scope: &Scope, limits: Limits) -> Result<(KeyName, KeyFile, u64), KeyError> {
     let lock = store.lock()?;
     let (name, file) = store.active(scope)?.ok_or_else(|| KeyError::Missing(scope.clone()))?;
-    let left = LEASE.min(WRAPS_MAX.saturating_sub(file.wraps));
+    let left = limits.lease.min(limits.most.saturating_sub(file.wraps));
     if left == 0 {
         return Err(KeyError::Exhausted(name));
     }
     let file = KeyFile { wraps: file.wraps + left, ..file };
     store.write(&lock, &name, &file)?;
-    Ok((name, file, Some(left)))
+    Ok((name, file, left))
 }
 
 /// Writes a new version, then lets those before it open only.

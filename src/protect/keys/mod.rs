@@ -7,10 +7,14 @@
 mod branch;
 mod error;
 mod name;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod public;
 mod root;
 mod settings;
 mod store;
+#[cfg(test)]
+mod tests;
 mod transit;
 
 use std::collections::BTreeMap;
@@ -28,9 +32,11 @@ use root::Root;
 
 pub use error::KeyError;
 pub use name::{Direction, InvalidKeyName, KeyName, Scope};
+#[cfg(feature = "pkcs11")]
+pub use pkcs11::Pkcs11Error;
 pub use public::PublicKeyError;
 pub use root::{BranchKey, KEY_BYTES, RootError};
-pub use settings::{KeysSettings, RecipientSettings, RootSettings, TransitSettings};
+pub use settings::{KeysSettings, Pkcs11Settings, RecipientSettings, RootSettings, TransitSettings};
 pub use store::{KeyFile, KeyState, KeyStore, StoreError, WriteLock};
 pub use transit::TransitError;
 
@@ -38,6 +44,28 @@ pub use transit::TransitError;
 pub const WRAPS_DUE: u64 = 1 << 30;
 /// Wraps at which it is not used any more.
 pub const WRAPS_MAX: u64 = 1 << 31;
+
+/// How much one branch key may wrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Wraps that are set aside in the key file at once; those that are not done when the process ends are lost.
+    pub lease: u64,
+    /// Wraps at which the key is reported as due for rotation.
+    pub due: u64,
+    /// Wraps at which it is not used any more.
+    pub most: u64,
+}
+
+impl Limits {
+    /// For a command that seals one message: it sets aside one wrap.
+    pub const COMMAND: Self = Self { lease: 1, due: WRAPS_DUE, most: WRAPS_MAX };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { lease: 1 << 20, due: WRAPS_DUE, most: WRAPS_MAX }
+    }
+}
 
 /// A data key, wrapped for everybody who may open the message.
 #[derive(Debug)]
@@ -84,6 +112,20 @@ impl Keys {
         file: &str,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
+        Self::with_limits(settings, recipients, file, clock, Limits::default())
+    }
+
+    /// As [`Self::new`], with other limits on what one branch key may wrap.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub fn with_limits(
+        settings: &KeysSettings,
+        recipients: &BTreeMap<RecipientName, RecipientSettings>,
+        file: &str,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> Result<Self, Problems> {
         let mut problems = Problems::new();
         settings.check(file, &mut problems);
         let mut roots = BTreeMap::new();
@@ -109,7 +151,7 @@ impl Keys {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let branches = Arc::new(Branches::new(settings, roots, clock));
+        let branches = Arc::new(Branches::new(settings, roots, clock, limits));
         Ok(Self(Arc::new(Inner { namespace: settings.namespace.clone(), recipients: known, branches })))
     }
 
@@ -132,15 +174,30 @@ impl Keys {
     /// A branch key is missing, exhausted or cannot be opened now.
     pub async fn wrap(&self, scope: &Scope, context: &EncryptionContext) -> Result<Wrapped, KeyError> {
         let data_key = DataKey::random().map_err(|_| KeyError::Crypto)?;
+        let (edks, keys) = self.wrap_again(scope, &data_key, context).await?;
+        Ok(Wrapped { data_key, edks, keys })
+    }
+
+    /// The data key of a message that is there already, wrapped anew for the same recipients, under the newest branch keys; and
+    /// their names. The message's frames stay as they are.
+    ///
+    /// # Errors
+    /// See [`Self::wrap`].
+    pub async fn wrap_again(
+        &self,
+        scope: &Scope,
+        data_key: &DataKey,
+        context: &EncryptionContext,
+    ) -> Result<(Vec<Edk>, Vec<String>), KeyError> {
         let recipient = self.recipient(&scope.recipient)?;
         let (mut edks, mut keys) = (Vec::new(), Vec::new());
         for name in std::iter::once(&scope.recipient).chain(&recipient.also) {
             let scope = Scope { recipient: name.clone(), ..scope.clone() };
-            let (edk, key) = self.wrap_for(&scope, &data_key, context).await?;
+            let (edk, key) = self.wrap_for(&scope, data_key, context).await?;
             edks.push(edk);
             keys.push(key);
         }
-        Ok(Wrapped { data_key, edks, keys })
+        Ok((edks, keys))
     }
 
     async fn wrap_for(

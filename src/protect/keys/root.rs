@@ -33,6 +33,10 @@ pub enum RootError {
     /// The key service.
     #[error(transparent)]
     Transit(#[from] TransitError),
+    /// The hardware module.
+    #[cfg(feature = "pkcs11")]
+    #[error(transparent)]
+    Pkcs11(#[from] super::pkcs11::Pkcs11Error),
     /// The wrapped key was made by another root key, for another name, or was changed.
     #[error("the wrapped key does not open: it is of another root key or another name, or was changed")]
     Refused,
@@ -49,16 +53,20 @@ pub enum RootError {
 pub(super) enum Root {
     File(PathBuf),
     Transit(Box<Transit>),
+    #[cfg(feature = "pkcs11")]
+    Pkcs11(std::sync::Arc<super::pkcs11::Pkcs11>),
     /// A configuration that `check` has already complained about.
     Unsupported,
 }
 
 impl Root {
     pub(super) fn new(settings: &RootSettings) -> Result<Self, ClientError> {
-        Ok(match (&settings.file, &settings.transit) {
-            (Some(file), _) => Self::File(file.clone()),
-            (None, Some(transit)) => Self::Transit(Box::new(Transit::new(transit)?)),
-            (None, None) => Self::Unsupported,
+        Ok(match (&settings.file, &settings.transit, &settings.pkcs11) {
+            (Some(file), _, _) => Self::File(file.clone()),
+            (None, Some(transit), _) => Self::Transit(Box::new(Transit::new(transit)?)),
+            #[cfg(feature = "pkcs11")]
+            (None, None, Some(module)) => Self::Pkcs11(super::pkcs11::Pkcs11::new(module).into()),
+            _ => Self::Unsupported,
         })
     }
 
@@ -72,6 +80,12 @@ impl Root {
                 Ok(format!("{}.{}", STANDARD.encode(&edk.info), STANDARD.encode(&edk.ciphertext)))
             }
             Self::Transit(transit) => Ok(transit.encrypt(name, key).await?),
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(module) => {
+                let (module, name, key) = (std::sync::Arc::clone(module), name.to_owned(), key.clone());
+                let wrapped = tokio::task::spawn_blocking(move || module.encrypt(&name, &key)).await;
+                Ok(wrapped.map_err(|_| RootError::Crypto)??)
+            }
             Self::Unsupported => Err(RootError::Unsupported),
         }
     }
@@ -91,6 +105,13 @@ impl Root {
                 key.map(|key| Zeroizing::new(*key.expose())).ok_or(RootError::Refused)
             }
             Self::Transit(transit) => Ok(transit.decrypt(name, wrapped).await?),
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(module) => {
+                let (module, name, wrapped) =
+                    (std::sync::Arc::clone(module), name.to_owned(), wrapped.to_owned());
+                let key = tokio::task::spawn_blocking(move || module.decrypt(&name, &wrapped)).await;
+                Ok(key.map_err(|_| RootError::Crypto)??)
+            }
             Self::Unsupported => Err(RootError::Unsupported),
         }
     }

@@ -39,12 +39,15 @@ pub struct KeysSettings {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RootSettings {
-    /// File with 32 random bytes in base64, mode 0600; `tidegate keys init` makes it. Exactly one of `file` and `transit`.
+    /// File with 32 random bytes in base64, mode 0600; `tidegate keys init` makes it. Exactly one of `file`, `transit` and `pkcs11`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
     /// A key of the transit engine of OpenBao or Vault. Absent: see `file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transit: Option<TransitSettings>,
+    /// A key in a hardware module, by PKCS#11; only in a build with the feature `pkcs11`. Absent: see `file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pkcs11: Option<Pkcs11Settings>,
 }
 
 /// A key of a transit engine.
@@ -68,12 +71,26 @@ pub struct TransitSettings {
     pub timeout: Duration,
 }
 
+/// A key in a hardware module.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pkcs11Settings {
+    /// The module: the maker's shared library.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// The key's label: AES, 256 bits, not extractable.
+    pub key: String,
+    /// File with the PIN, mode 0600.
+    pub pin_file: PathBuf,
+}
+
 /// One `[recipients.NAME]` table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecipientSettings {
     /// The root key that wraps its branch keys: the far side opens them if it may use that root key too. Exactly one of `root` and
-    /// `public_key`. Exactly one of `root` and `public_key`.
+    /// `public_key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<RecipientName>,
     /// PEM file of an RSA public key of 2048 bits or more (RSA-OAEP with SHA-256): only its holder can open. Absent: see `root`.
@@ -132,15 +149,21 @@ impl KeysSettings {
 
 impl RootSettings {
     fn check(&self, note: &mut dyn FnMut(&str, String, &str)) {
-        if self.file.is_some() == self.transit.is_some() {
-            let message = "needs exactly one of `file` and `transit`".to_owned();
-            note("", message, "a file for one machine, transit for more");
+        let kinds = [self.file.is_some(), self.transit.is_some(), self.pkcs11.is_some()];
+        if kinds.iter().filter(|kind| **kind).count() != 1 {
+            let message = "needs exactly one of `file`, `transit` and `pkcs11`".to_owned();
+            note("", message, "a file for one machine, transit or a hardware module for more");
         }
         if let Some(transit) = &self.transit
             && transit.timeout.get() > std::time::Duration::from_secs(10)
         {
             let message = format!("`{}` is more than 10s", transit.timeout);
             note(".transit.timeout", message, "requests wait for it when a key is first used");
+        }
+        #[cfg(not(feature = "pkcs11"))]
+        if self.pkcs11.is_some() {
+            let message = "this build has no PKCS#11".to_owned();
+            note(".pkcs11", message, "build it with `cargo build --release --features pkcs11`");
         }
     }
 }

@@ -31,9 +31,17 @@ pub enum KeyState {
     Old,
     /// Does neither; the wrapped key is still there.
     Retired,
+    /// The wrapped key is gone. The file stays, so that no other key gets the name.
+    Destroyed,
 }
 
 impl KeyState {
+    /// Whether what was sealed under the version may be opened.
+    #[must_use]
+    pub const fn opens(self) -> bool {
+        matches!(self, Self::Active | Self::Old)
+    }
+
     /// The word in files and tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -41,6 +49,7 @@ impl KeyState {
             Self::Active => "active",
             Self::Old => "old",
             Self::Retired => "retired",
+            Self::Destroyed => "destroyed",
         }
     }
 }
@@ -59,7 +68,7 @@ pub struct KeyFile {
     pub state: KeyState,
     /// Wraps that were set aside for gateways, used or not.
     pub wraps: u64,
-    /// The branch key, wrapped by the root key; bound to the name.
+    /// The branch key, wrapped by the root key; bound to the name. Empty if it was destroyed.
     pub wrapped: String,
 }
 
@@ -152,6 +161,10 @@ impl KeyStore {
     /// # Errors
     /// A file cannot be read.
     pub fn list(&self) -> Result<Vec<(KeyName, KeyFile)>, StoreError> {
+        self.list_where(|name| name.ends_with(SUFFIX))
+    }
+
+    fn list_where(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<(KeyName, KeyFile)>, StoreError> {
         let at = |source| StoreError::Io { path: self.directory.clone(), source };
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -161,7 +174,7 @@ impl KeyStore {
         let mut found = Vec::new();
         for entry in entries {
             let path = entry.map_err(at)?.path();
-            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(SUFFIX)) {
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted) {
                 continue;
             }
             if found.len() >= MAX_FILES {
@@ -178,7 +191,9 @@ impl KeyStore {
     /// # Errors
     /// A file cannot be read.
     pub fn active(&self, scope: &Scope) -> Result<Option<(KeyName, KeyFile)>, StoreError> {
-        let mut all = self.list()?;
+        // Only the files of the scope are read: there may be very many others.
+        let start = stem(scope);
+        let mut all = self.list_where(|name| name.starts_with(&start) && name.ends_with(SUFFIX))?;
         all.retain(|(name, file)| name.scope == *scope && file.state == KeyState::Active);
         Ok(all.pop())
     }
@@ -199,27 +214,32 @@ impl KeyStore {
         File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(at)
     }
 
-    /// Destroys a version. What was sealed under it opens nowhere again, unless a copy of the file is elsewhere.
+    /// Destroys a version's key. What was sealed under it opens nowhere again, unless a copy of the file is elsewhere. Its name stays
+    /// taken.
     ///
     /// # Errors
-    /// It cannot be removed.
-    pub fn destroy(&self, _: &WriteLock, name: &KeyName) -> Result<(), StoreError> {
+    /// It cannot be read or written.
+    pub fn destroy(&self, lock: &WriteLock, name: &KeyName) -> Result<(), StoreError> {
         let path = self.path(name);
         let at = |source| StoreError::Io { path: path.clone(), source };
-        // Overwritten first: a file system that keeps blocks in place then keeps nothing of use.
-        let length = fs::metadata(&path).map_err(at)?.len().min(MAX_FILE_BYTES);
-        let mut file = OpenOptions::new().write(true).open(&path).map_err(at)?;
+        let (_, file) = read(&path)?;
+        let mut old = OpenOptions::new().write(true).open(&path).map_err(at)?;
+        self.write(lock, name, &KeyFile { state: KeyState::Destroyed, wrapped: String::new(), ..file })?;
+        // Overwritten last, when nobody can read it any more: a file system that keeps blocks in place then keeps nothing of use.
+        let length = old.metadata().map_err(at)?.len().min(MAX_FILE_BYTES);
         let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
-        file.write_all(&zeros).and_then(|()| file.sync_all()).map_err(at)?;
-        fs::remove_file(&path).map_err(at)?;
-        File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(at)
+        old.write_all(&zeros).and_then(|()| old.sync_all()).map_err(at)
     }
 
     fn path(&self, name: &KeyName) -> PathBuf {
-        let scope = &name.scope;
-        let [tenant, recipient] = [scope.tenant.as_str(), scope.recipient.as_str()].map(file_part);
-        self.directory.join(format!("{tenant}~{recipient}~{}~v{}{SUFFIX}", scope.direction, name.version))
+        self.directory.join(format!("{}{}{SUFFIX}", stem(&name.scope), name.version))
     }
+}
+
+/// How the files of a scope begin.
+fn stem(scope: &Scope) -> String {
+    let [tenant, recipient] = [scope.tenant.as_str(), scope.recipient.as_str()].map(file_part);
+    format!("{tenant}~{recipient}~{}~v", scope.direction)
 }
 
 /// A name as part of a file's: no separator, no dot at the front.
