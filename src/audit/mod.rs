@@ -26,6 +26,7 @@ mod settings;
 mod shared;
 pub mod storage;
 mod syncer;
+pub mod tree;
 pub mod view;
 
 use std::io;
