@@ -12,26 +12,24 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::TreeError;
-use super::note::Signer;
 use crate::audit::keys::make_directory;
 use crate::model::Secret;
 
 const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const END: &str = "-----END PRIVATE KEY-----";
 
-/// Reads a signing key that signs under `name`.
+/// Reads a signing key.
 ///
 /// # Errors
 /// The file is missing, readable by others, or holds no Ed25519 key.
-pub fn read(path: &Path, name: &str) -> Result<Signer, TreeError> {
+pub fn read(path: &Path) -> Result<Ed25519KeyPair, TreeError> {
     let secret = Secret::read(path).map_err(TreeError::KeyFile)?;
     let malformed = || TreeError::KeyMalformed(path.to_owned());
     let text = secret.expose_text().ok_or_else(malformed)?;
     let body = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).ok_or_else(malformed)?.0;
     let base64 = Zeroizing::new(body.split_whitespace().collect::<String>());
     let der = Zeroizing::new(STANDARD.decode(base64.as_bytes()).map_err(|_| malformed())?);
-    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| malformed())?;
-    Ok(Signer::new(name, pair))
+    Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| malformed())
 }
 
 /// Makes a signing key; the file appears whole and durable, or not at all.
@@ -61,6 +59,8 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use aws_lc_rs::signature::KeyPair as _;
+
     use super::*;
 
     /// The key of RFC 8032 section 7.1, test 1, as `openssl pkey` writes it, and its public key.
@@ -77,9 +77,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k.pem");
         put(&path, OPENSSL);
-        let signer = read(&path, "a").unwrap();
-        let key = STANDARD.decode(PUBLIC).unwrap();
-        assert_eq!(signer.verifier(), &super::super::note::VerifierKey::new("a", key.try_into().unwrap()));
+        let pair = read(&path).unwrap();
+        assert_eq!(pair.public_key().as_ref(), STANDARD.decode(PUBLIC).unwrap());
     }
 
     #[test]
@@ -88,10 +87,11 @@ mod tests {
         let path = dir.path().join("keys/checkpoint.pem");
         make(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(read(&path, "a").unwrap().verifier(), read(&path, "a").unwrap().verifier());
+        let public = || read(&path).unwrap().public_key().as_ref().to_vec();
+        assert_eq!(public(), public());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(read(&path, "a"), Err(TreeError::KeyFile(_))));
+        assert!(matches!(read(&path), Err(TreeError::KeyFile(_))));
         put(&path, "no key");
-        assert!(matches!(read(&path, "a"), Err(TreeError::KeyMalformed(_))));
+        assert!(matches!(read(&path), Err(TreeError::KeyMalformed(_))));
     }
 }

@@ -12,14 +12,19 @@ pub mod checkpoint;
 pub mod edge;
 pub(crate) mod error;
 pub mod key;
+pub mod log;
 pub mod note;
 pub mod proof;
 pub mod proof_file;
+pub(crate) mod recover;
+pub(crate) mod signing;
 pub mod tiles;
+pub(crate) mod writer;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
 
 pub use error::TreeError;
+pub use writer::Published;
 
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -123,7 +124,7 @@ pub fn is_name(text: &str) -> bool {
 
 /// A key that signs notes.
 pub struct Signer {
-    pair: Ed25519KeyPair,
+    pair: Arc<Ed25519KeyPair>,
     verifier: VerifierKey,
 }
 
@@ -137,7 +138,7 @@ impl fmt::Debug for Signer {
 impl Signer {
     /// Signs under this name.
     #[must_use]
-    pub fn new(name: &str, pair: Ed25519KeyPair) -> Self {
+    pub fn new(name: &str, pair: Arc<Ed25519KeyPair>) -> Self {
         // INVARIANT: an Ed25519 public key has 32 bytes.
         let public = pair.public_key().as_ref().first_chunk().copied().unwrap_or_default();
         Self { pair, verifier: VerifierKey::new(name, public) }
@@ -239,7 +240,7 @@ mod tests {
         \u{2014} PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";
 
     fn signer(name: &str, seed: u8) -> Signer {
-        Signer::new(name, Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap())
+        Signer::new(name, Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap().into())
     }
 
     #[test]

@@ -123,7 +123,8 @@ mod tests {
     use crate::audit::tree::note::Signer;
 
     fn example() -> (ProofFile, Signer) {
-        let signer = Signer::new("a.example/b", Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap());
+        let signer =
+            Signer::new("a.example/b", Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap().into());
         let sibling = leaf_hash(b"one");
         let root = node_hash(&sibling, &leaf_hash(b"{\"two\":2}"));
         let note = Checkpoint { origin: "a.example/b/1".into(), size: 2, root }.sign([&signer]);

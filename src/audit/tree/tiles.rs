@@ -230,6 +230,32 @@ impl Authentic {
     }
 }
 
+/// Leaves as the tiles have them, whatever that is worth: to say which record differs.
+#[derive(Debug)]
+pub(crate) struct Unchecked {
+    tiles: Tiles,
+    size: u64,
+    held: Option<(u64, Vec<Hash>)>,
+}
+
+impl Unchecked {
+    /// Those of a tree of `size` leaves.
+    pub(crate) const fn new(tiles: Tiles, size: u64) -> Self {
+        Self { tiles, size, held: None }
+    }
+
+    /// A leaf, if it is there.
+    pub(crate) fn leaf(&mut self, index: u64) -> Option<Hash> {
+        let tile = index / TILE_WIDTH;
+        if self.held.as_ref().is_none_or(|(held, _)| *held != tile) {
+            let hashes = self.tiles.read(0, tile, tile_width(self.size, 0, tile)).ok().flatten();
+            self.held = Some((tile, hashes.unwrap_or_default()));
+        }
+        let (_, hashes) = self.held.as_ref()?;
+        hashes.get(usize::try_from(index % TILE_WIDTH).ok()?).copied()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,3 @@
+//! Checks a journal from outside.
+
+pub(crate) mod leaves;
