@@ -207,7 +207,7 @@ pub(crate) fn refuse(shared: &Shared, id: RecordId, source: IpAddr, record: &Ref
 }
 
 /// The exclusive lock; it ends with the file.
-fn lock(directory: &Path) -> Result<File, AuditError> {
+pub(crate) fn lock(directory: &Path) -> Result<File, AuditError> {
     let path = directory.join("lock");
     let io = |source| AuditError::Io { action: "open", path: path.clone(), source };
     let file =

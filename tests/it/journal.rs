@@ -18,15 +18,15 @@ use tidegate::audit::{Audit, AuditError, Instance, Settings};
 use tidegate::cli::audit::{FilterArgs, Output, Printer, QueryArgs, query};
 use tidegate::model::{AuditMode, ByteSize, RecordId};
 
-fn settings(dir: &Path) -> Settings {
+pub(crate) fn settings(dir: &Path) -> Settings {
     Settings { directory: dir.to_owned(), segment_size: ByteSize::mib(1), queue: 1024, ..Settings::default() }
 }
 
-fn open(dir: &Path) -> Audit {
+pub(crate) fn open(dir: &Path) -> Audit {
     Audit::open(&settings(dir), Instance { name: "border-1".into(), version: "0" }).unwrap()
 }
 
-fn decision(decision: Verdict) -> Decision<'static> {
+pub(crate) fn decision(decision: Verdict) -> Decision<'static> {
     Decision {
         decision,
         code: (decision != Verdict::Allow).then_some(Cow::Borrowed("not_permitted")),
@@ -70,7 +70,7 @@ fn decision(decision: Verdict) -> Decision<'static> {
 
 /// Copies a folder that is being written as a crash would leave it: a checkpoint is written after its tiles, so files come
 /// before folders. What is gone before it is copied is not there.
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     let mut entries: Vec<_> = fs::read_dir(from).into_iter().flatten().flatten().map(|e| e.path()).collect();
     entries.sort_by_key(|path| path.is_dir());
@@ -84,7 +84,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-async fn cross(audit: &Audit, mode: AuditMode) -> RecordId {
+pub(crate) async fn cross(audit: &Audit, mode: AuditMode) -> RecordId {
     let id = RecordId::new();
     let mut draft = audit.draft(id, mode).unwrap();
     draft.decision(&decision(Verdict::Allow)).await.unwrap();

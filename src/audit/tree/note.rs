@@ -77,6 +77,12 @@ impl VerifierKey {
         &self.name
     }
 
+    /// The same key under another name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        Self::new(name, self.public)
+    }
+
     /// Name and id, by which signatures know it.
     #[must_use]
     pub fn label(&self) -> String {

@@ -258,11 +258,14 @@ impl Writer {
         self.feed.lock().taken = current.pending.len();
         let covered = current.head.first.saturating_add(current.edge.size());
         let note = self.publish(false)?;
-        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(current) = &self.current else { return Ok(()) };
         if self.both_until.is_some_and(|seq| covered > seq) {
             current.directory.keep_changeover(current.edge.size(), &note)?;
+            // From here on the new key signs alone, beginning with this checkpoint.
             self.both_until = None;
+            self.publish(false)?;
         }
+        let Some(current) = &self.current else { return Ok(()) };
         self.signed_at = Instant::now();
         self.dirty_since = (!current.pending.is_empty()).then(Instant::now);
         Ok(())

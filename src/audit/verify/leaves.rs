@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::audit::frame::Kind;
 use crate::audit::segment::{FrameReader, Head, Listed, Next};
 use crate::audit::tree::{Hash, leaf_hash};
+use crate::model::RecordId;
 
 /// What a segment holds.
 #[derive(Debug)]
@@ -105,4 +106,38 @@ fn is_about_the_tree(payload: &[u8]) -> bool {
     [&b"\"log.opened\""[..], b"\"key.changed\"", b"\"retention\""]
         .iter()
         .any(|name| memchr::memmem::find(payload, name).is_some())
+}
+
+/// Where a record of a segment stands, and its crossing if its bytes name one; also of a record that is damaged.
+///
+/// # Errors
+/// The segment cannot be read.
+pub(crate) fn locate(segment: &Listed, seq: u64) -> io::Result<(u64, Option<RecordId>)> {
+    let mut reader = FrameReader::open(&segment.path)?;
+    loop {
+        let offset = reader.offset();
+        match reader.next()? {
+            Next::Frame(frame) if frame.kind.is_record() && frame.seq == seq => {
+                return Ok((offset, id_in(frame.payload)));
+            }
+            Next::Frame(_) => {}
+            Next::End | Next::Broken(_) => return Ok((offset, id_at(segment, offset)?)),
+        }
+    }
+}
+
+/// The id in the raw bytes at an offset.
+fn id_at(segment: &Listed, offset: u64) -> io::Result<Option<RecordId>> {
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::File::open(&segment.path)?;
+    let mut bytes = [0; 256];
+    let count = file.read_at(&mut bytes, offset)?;
+    Ok(id_in(bytes.get(..count).unwrap_or_default()))
+}
+
+fn id_in(bytes: &[u8]) -> Option<RecordId> {
+    const MEMBER: &[u8] = b"\"id\":\"";
+    let at = memchr::memmem::find(bytes, MEMBER)?;
+    let text = bytes.get(at.saturating_add(MEMBER.len())..)?.get(..36)?;
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
