@@ -16,6 +16,8 @@ mod faults;
 pub mod frame;
 mod journal;
 mod keys;
+#[cfg(test)]
+mod power;
 mod queue;
 pub mod reader;
 pub mod record;
