@@ -599,3 +599,48 @@ async fn a_running_journal_signs_within_a_second_and_verifies_meanwhile() {
     audit.close().await;
     assert!(sizes.is_sorted());
 }
+
+fn tidegate(args: &[&str]) -> (i32, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate")).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn the_commands_answer_with_their_exit_codes() {
+    let journal = Journal::new(30).await;
+    let (dir, vkey, proof) = (journal.path().to_str().unwrap(), journal.file("tree/vkey"), journal.file("p"));
+    let (vkey, proof) = (vkey.to_str().unwrap(), proof.to_str().unwrap());
+    let (code, out, _) = tidegate(&["audit", "verify", "--journal", dir, "--vkey", vkey]);
+    assert!(code == 0 && out.contains("verified  every record") && out.contains("63 records"), "{out}");
+    let (code, out, _) = tidegate(&["audit", "verify", "--journal", dir]);
+    assert!(code == 0 && out.contains("self-consistent only"), "{out}");
+    let id = journal.ids[3].to_string();
+    assert_eq!(tidegate(&["audit", "proof", &id, "--journal", dir, "-o", proof]).0, 0);
+    let (code, out, _) = tidegate(&["audit", "verify", "--proof", proof, "--vkey", vkey]);
+    assert!(code == 0 && out.contains(&id), "{out}");
+    let nobody = RecordId::new().to_string();
+    assert_eq!(tidegate(&["audit", "proof", &nobody, "--journal", dir, "-o", proof]).0, 1);
+
+    let (seq, offset) = forge(&journal.file(FIRST), 10);
+    let (code, out, _) = tidegate(&["audit", "verify", "--journal", dir, "--vkey", vkey]);
+    assert_eq!(code, 1);
+    for named in
+        [format!("record {seq} "), FIRST.to_owned(), format!("offset {offset}"), "NOT VERIFIED".to_owned()]
+    {
+        assert!(out.contains(&named), "{named}: {out}");
+    }
+    let (code, out, _) = tidegate(&["audit", "verify", "--journal", dir, "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &report["good"], &report["problems"][0]["code"]),
+        (1, &false.into(), &"record_changed".into())
+    );
+    assert_eq!(report["problems"][0]["seq"], seq);
+
+    assert_eq!(tidegate(&["audit", "verify"]).0, 2);
+    assert_eq!(tidegate(&["audit", "verify", "--proof", proof]).0, 2);
+    let (code, _, error) = tidegate(&["audit", "verify", "--journal", "/nowhere"]);
+    assert!(code == 3 && error.contains("/nowhere"), "{error}");
+    assert_eq!(tidegate(&["audit", "verify", "--journal", dir, "--vkey", "Cargo.toml"]).0, 3);
+}
