@@ -5,6 +5,8 @@
 //! and all else is kept (its places are still taken, so it is bounded) until there is; any other error ends the
 //! journal until a restart.
 
+mod logs;
+
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
@@ -21,6 +23,9 @@ use super::segment::{self, Durable, Head, Open, Previous};
 use super::shared::{Shared, State, add};
 use super::storage::{SegmentFile, Storage, may_pass, write_all_at};
 use super::syncer::Syncer;
+use super::tree::log::LogHead;
+use super::tree::writer::Feed;
+use super::tree::{Hash, leaf_hash};
 
 /// Bytes that are collected for one write.
 const WRITE_BYTES: usize = 1 << 20;
@@ -63,6 +68,10 @@ pub(crate) struct Takeover {
     /// Records to write first.
     pub(crate) first: Vec<Entry>,
     pub(crate) segment_size: u64,
+    /// The log that the segment belongs to.
+    pub(crate) log: Option<LogHead>,
+    /// The name under which logs are opened.
+    pub(crate) log_name: String,
 }
 
 /// The state of the writing thread.
@@ -71,11 +80,18 @@ pub(crate) struct Committer {
     shared: Arc<Shared>,
     syncer: Arc<Syncer>,
     storage: Arc<dyn Storage>,
+    feed: Arc<Feed>,
     segment_size: u64,
     segment: Option<Segment>,
     previous: Option<Previous>,
     next_seq: u64,
     open: HashSet<Open>,
+    log_name: String,
+    log: Option<LogHead>,
+    /// The record that opens the log, until it is written.
+    opening: Option<Vec<u8>>,
+    /// Leaf hashes on their way to the tree.
+    leaves: Vec<Hash>,
     /// Frames that are not written yet, and their records.
     buffer: Vec<u8>,
     staged: Vec<Entry>,
@@ -96,6 +112,7 @@ impl Committer {
         shared: Arc<Shared>,
         syncer: Arc<Syncer>,
         storage: Arc<dyn Storage>,
+        feed: Arc<Feed>,
         takeover: Takeover,
     ) -> Self {
         let (now, wall) = (Instant::now(), shared.now());
@@ -103,11 +120,16 @@ impl Committer {
             shared,
             syncer,
             storage,
+            feed,
             segment_size: takeover.segment_size,
             segment: takeover.segment,
             previous: takeover.previous,
             next_seq: takeover.next_seq,
             open: takeover.open,
+            log_name: takeover.log_name,
+            log: takeover.log,
+            opening: None,
+            leaves: Vec::new(),
             buffer: Vec::new(),
             staged: Vec::new(),
             waiters: Vec::new(),
@@ -123,8 +145,9 @@ impl Committer {
 
     /// The thread: until the queue is closed and all of it is written.
     pub(crate) fn run(mut self) {
-        let fuse = Fuse { shared: self.shared.clone(), syncer: self.syncer.clone() };
+        let fuse = Fuse { shared: self.shared.clone(), syncer: self.syncer.clone(), feed: self.feed.clone() };
         let mut batch = std::mem::take(&mut self.backlog);
+        self.turn_log();
         loop {
             self.commit(&mut batch);
             let closed = self.shared.queue.take(&mut batch, TICK);
@@ -139,7 +162,7 @@ impl Committer {
     }
 
     fn commit(&mut self, batch: &mut Vec<Entry>) {
-        let time = u64::try_from(self.shared.now().as_nanosecond()).unwrap_or(0);
+        let time = self.time();
         for entry in batch.drain(..) {
             if !self.writable() {
                 self.hold(entry);
@@ -210,16 +233,19 @@ impl Committer {
             return Ok(());
         }
         let mut staged = std::mem::take(&mut self.staged);
-        for entry in staged.drain(..) {
+        for entry in &mut staged {
             self.appended(entry);
         }
-        self.staged = staged;
         self.syncer.submit(&file, self.next_seq, &mut self.waiters);
+        // Hashed while the disk is busy, out of the bytes that were encoded: nobody can slip others in between.
+        self.leaves.extend(staged.drain(..).map(|entry| leaf_hash(frame::kept(&entry.payload))));
+        self.staged = staged;
+        self.feed.push(&mut self.leaves);
         Ok(())
     }
 
     /// Called for each record in the order of sequence numbers, once it is in the file.
-    fn appended(&mut self, entry: Entry) {
+    fn appended(&mut self, entry: &mut Entry) {
         self.next_seq = self.next_seq.saturating_add(1);
         add(&self.shared.counters.records, 1);
         match (entry.kind, entry.key) {
@@ -232,11 +258,15 @@ impl Committer {
             _ => {}
         }
         self.shared.places.give(entry.place, 1);
-        match entry.ack {
+        match entry.ack.take() {
             Some(ack) if ack.durable => self.waiters.push(ack),
             Some(ack) => ack.send(Ok(())),
             None => {}
         }
+    }
+
+    fn time(&self) -> u64 {
+        u64::try_from(self.shared.now().as_nanosecond()).unwrap_or(0)
     }
 
     /// Makes sure that so many bytes more fit into the segment.
@@ -246,11 +276,19 @@ impl Committer {
             return Ok(());
         }
         self.write()?;
+        if self.feed.is_behind() {
+            // It would go on and on without a checkpoint.
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.roll()
     }
 
     /// Ends the segment and begins the next: the old one is on the disk before anything is in the new one.
     fn roll(&mut self) -> io::Result<()> {
+        let turns = self.next_log().is_some();
+        if turns {
+            self.close_log()?;
+        }
         if let Some(old) = &mut self.segment {
             if old.size > old.end {
                 old.file.truncate(old.end)?;
@@ -264,8 +302,20 @@ impl Committer {
             }
             self.segment = None;
         }
-        let name = segment::name(self.next_seq);
-        let head = self.head();
+        if turns {
+            self.open_log()?;
+        }
+        self.begin()
+    }
+
+    /// Begins a segment; if it is the first of a log, the record that opens the log is in it from the start.
+    fn begin(&mut self) -> io::Result<()> {
+        let first = self.next_seq;
+        let name = segment::name(first);
+        let mut head = self.head();
+        if let Some(opening) = &self.opening {
+            frame::encode(&mut head, first, Kind::Event, self.time(), opening);
+        }
         let head_bytes = u64::try_from(head.len()).unwrap_or(u64::MAX);
         let size = self.segment_size.max(head_bytes.saturating_mul(2));
         let file = self.storage.create(&name, size)?;
@@ -277,13 +327,19 @@ impl Committer {
             let _ = self.storage.remove(&name);
             return Err(error);
         }
-        self.segment = Some(Segment { file, name, first: self.next_seq, end: head_bytes, size });
+        if let Some(opening) = self.opening.take() {
+            self.next_seq = first.saturating_add(1);
+            add(&self.shared.counters.records, 1);
+            self.leaves.push(leaf_hash(frame::kept(&opening)));
+            self.feed.push(&mut self.leaves);
+            self.syncer.submit(&file, self.next_seq, &mut self.waiters);
+        }
+        self.segment = Some(Segment { file, name, first, end: head_bytes, size });
         refusals::lock(&self.shared.limiter).new_segment();
         Ok(())
     }
 
     fn head(&self) -> Vec<u8> {
-        let time = u64::try_from(self.shared.now().as_nanosecond()).unwrap_or(0);
         let head = Head {
             v: VERSION,
             gateway: self.shared.instance.name.to_string(),
@@ -291,8 +347,9 @@ impl Committer {
             first: self.next_seq,
             previous: self.previous.clone(),
             open: self.open.len(),
+            log: self.log.clone(),
         };
-        head.encode(&self.open, time)
+        head.encode(&self.open, self.time())
     }
 
     /// Nothing more can be written, for now or for good.
@@ -339,6 +396,9 @@ impl Committer {
             return;
         }
         self.tried = Instant::now();
+        if self.feed.is_behind() {
+            return;
+        }
         if let Err(error) = self.roll() {
             if !may_pass(&error) {
                 self.fail(&error);
@@ -373,6 +433,7 @@ impl Committer {
         if u128::from(step.unsigned_abs()) >= STEP.as_millis() {
             batch.push(self.shared.own_event(&Event::ClockStep { milliseconds: step }));
         }
+        self.turn_log();
         self.report_busy(batch, wall);
         let due = refusals::lock(&self.shared.limiter).harvest(REFUSALS_BYTES, wall);
         if let Some(counted) = due {
@@ -381,7 +442,7 @@ impl Committer {
         }
         if batch.is_empty() && self.segment.as_ref().is_some_and(|s| s.end.saturating_add(64) <= s.size) {
             // Idle: now even the last record is known to be durable.
-            self.mark(u64::try_from(wall.as_nanosecond()).unwrap_or(0));
+            self.mark(self.time());
         }
     }
 
@@ -417,6 +478,7 @@ impl Committer {
 struct Fuse {
     shared: Arc<Shared>,
     syncer: Arc<Syncer>,
+    feed: Arc<Feed>,
 }
 
 impl Drop for Fuse {
@@ -429,5 +491,6 @@ impl Drop for Fuse {
         self.shared.queue.take(&mut rest, Duration::ZERO);
         rest.into_iter().for_each(|entry| self.shared.lose(entry));
         self.syncer.close();
+        self.feed.close();
     }
 }

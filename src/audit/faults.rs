@@ -12,7 +12,12 @@ use super::{Audit, Instance, Settings, State, Unavailable};
 use crate::model::{AuditMode, ByteSize, RecordId, SystemClock};
 
 fn settings(dir: &tempfile::TempDir) -> Settings {
-    Settings { directory: dir.path().to_owned(), segment_size: ByteSize::mib(1), queue: 64 }
+    Settings {
+        directory: dir.path().to_owned(),
+        segment_size: ByteSize::mib(1),
+        queue: 64,
+        ..Settings::default()
+    }
 }
 
 fn open(dir: &tempfile::TempDir) -> (Audit, Arc<Faults>) {

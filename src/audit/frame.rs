@@ -119,9 +119,14 @@ pub const fn frame_bytes(payload: usize) -> usize {
     HEADER_BYTES + payload
 }
 
+/// The part of a payload that a frame keeps: all of it, for the encoder never makes a larger one.
+pub(crate) fn kept(payload: &[u8]) -> &[u8] {
+    payload.get(..MAX_PAYLOAD).unwrap_or(payload)
+}
+
 /// Appends a frame. A payload over [`MAX_PAYLOAD`] is cut there; the encoder never makes one.
 pub fn encode(out: &mut Vec<u8>, seq: u64, kind: Kind, time: u64, payload: &[u8]) {
-    let payload = payload.get(..MAX_PAYLOAD).unwrap_or(payload);
+    let payload = kept(payload);
     let length = u32::try_from(CHECKED_HEADER + payload.len()).unwrap_or(u32::MAX);
     let seq = seq.to_le_bytes();
     let time = time.to_le_bytes();

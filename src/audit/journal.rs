@@ -20,6 +20,9 @@ use super::refusals::{self, Limiter};
 use super::shared::{Shared, State, Stats, add};
 use super::storage::{Files, Storage, may_pass};
 use super::syncer::Syncer;
+use super::tree::Published;
+use super::tree::signing::{self, KeyChange};
+use super::tree::writer::{Feed, Writer};
 use super::{AuditError, Settings, Unavailable, archive};
 use crate::model::{AuditMode, Clock, RecordId, SystemClock, TenantName};
 
@@ -82,12 +85,18 @@ impl Audit {
         make_directory(directory).map_err(failed("make"))?;
         let lock = lock(directory)?;
         let recovered = recovery::recover(directory)?;
+        let (keys, tree) = signing::open(settings, &recovered)?;
         let size = settings.segment_size.get();
+        let log_name = format!("{}/{}", settings.domain.as_str(), instance.name);
         let shared = Arc::new(Shared::new(instance, clock, settings.queue, Limiter::new(size)));
         let syncer = Arc::new(Syncer::new(recovered.next_seq));
-        let takeover = take_over(&shared, storage.as_ref(), recovered, size).map_err(failed("write"))?;
-        let committer = Committer::new(shared.clone(), syncer.clone(), storage, takeover);
-        let threads = start(shared.clone(), syncer, committer, lock)?;
+        let feed = Arc::new(Feed::default());
+        let mut writer = Writer::new(shared.clone(), feed.clone(), syncer.clone(), directory.clone(), keys);
+        let change = tree.and_then(|start| writer.resume(start, &log_name));
+        let takeover = take_over(&shared, storage.as_ref(), recovered, change.as_ref(), size, log_name)
+            .map_err(failed("write"))?;
+        let committer = Committer::new(shared.clone(), syncer.clone(), storage, feed, takeover);
+        let threads = start(shared.clone(), syncer, committer, writer, lock)?;
         let keys = Keys::new(directory.join("keys"));
         let inner = Inner { shared, keys, directory: directory.clone(), threads: Mutex::new(threads) };
         Ok(Self { inner: Arc::new(inner) })
@@ -154,6 +163,12 @@ impl Audit {
         self.inner.shared.stats()
     }
 
+    /// The newest checkpoint that this run has signed; an idle journal signs again each minute.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Published> {
+        self.inner.shared.published()
+    }
+
     /// The id of this run, as it stands in its records.
     #[must_use]
     pub fn boot(&self) -> RecordId {
@@ -192,7 +207,7 @@ pub(crate) fn refuse(shared: &Shared, id: RecordId, source: IpAddr, record: &Ref
 }
 
 /// The exclusive lock; it ends with the file.
-fn lock(directory: &Path) -> Result<File, AuditError> {
+pub(crate) fn lock(directory: &Path) -> Result<File, AuditError> {
     let path = directory.join("lock");
     let io = |source| AuditError::Io { action: "open", path: path.clone(), source };
     let file =
@@ -209,7 +224,9 @@ fn take_over(
     shared: &Shared,
     storage: &dyn Storage,
     recovered: Recovered,
+    change: Option<&KeyChange>,
     segment_size: u64,
+    log_name: String,
 ) -> std::io::Result<Takeover> {
     let segment = match recovered.tail {
         None => None,
@@ -228,6 +245,10 @@ fn take_over(
         }
     };
     let mut first = Vec::new();
+    if let Some(KeyChange { old, new }) = change {
+        tracing::warn!(%old, %new, "another key signs the checkpoints of the audit journal from now on");
+        first.push(shared.own_event(&Event::KeyChanged { old: text(old), new: text(new) }));
+    }
     for cut in &recovered.cuts {
         tracing::warn!(segment = %cut.segment, cut.offset, cut.bytes, "a torn end of the audit journal was cut off");
         let (offset, bytes) = (cut.offset, cut.bytes);
@@ -256,26 +277,34 @@ fn take_over(
         open: recovered.open,
         first,
         segment_size,
+        log: recovered.log,
+        log_name,
     })
 }
 
-/// Starts the two threads; the lock lives as long as the one that writes.
+/// Starts the threads; the lock lives as long as those that write.
 fn start(
     shared: Arc<Shared>,
     syncer: Arc<Syncer>,
     committer: Committer,
+    writer: Writer,
     lock: File,
 ) -> Result<Vec<JoinHandle<()>>, AuditError> {
-    let syncing = std::thread::Builder::new()
-        .name("audit-sync".to_owned())
-        .spawn(move || syncer.run(&shared))
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let lock = Arc::new(lock);
+    let held = lock.clone();
+    let syncing = thread("audit-sync").spawn(move || syncer.run(&shared)).map_err(AuditError::Thread)?;
+    let signing = thread("audit-tree")
+        .spawn(move || {
+            writer.run();
+            drop(held);
+        })
         .map_err(AuditError::Thread)?;
-    let writing = std::thread::Builder::new()
-        .name("audit-write".to_owned())
+    let writing = thread("audit-write")
         .spawn(move || {
             committer.run();
             drop(lock);
         })
         .map_err(AuditError::Thread)?;
-    Ok(vec![writing, syncing])
+    Ok(vec![writing, syncing, signing])
 }

@@ -16,6 +16,8 @@ mod faults;
 pub mod frame;
 mod journal;
 mod keys;
+#[cfg(test)]
+mod power;
 mod queue;
 pub mod reader;
 pub mod record;
@@ -26,6 +28,8 @@ mod settings;
 mod shared;
 pub mod storage;
 mod syncer;
+pub mod tree;
+pub mod verify;
 pub mod view;
 
 use std::io;
@@ -36,6 +40,7 @@ pub use journal::{Audit, Instance};
 pub use keys::Digester;
 pub use settings::{Settings, SettingsError};
 pub use shared::{State, Stats};
+pub use tree::{Published, TreeError};
 
 /// A crossing that cannot be recorded and so must not happen: status 503.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -104,6 +109,9 @@ pub enum AuditError {
     /// A name in the archive is no plain file name.
     #[error("`{0}` is no plain file name")]
     Name(String),
+    /// Its tree, checkpoint or signing key says something else than the segments.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// A thread could not be started.
     #[error("cannot start a thread of the audit journal")]
     Thread(#[source] io::Error),

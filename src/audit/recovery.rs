@@ -12,6 +12,8 @@ use std::path::Path;
 use super::AuditError;
 use super::frame::{self, Decoded, Frame, FrameError, HEADER_BYTES, Kind};
 use super::segment::{self, Broken, Durable, FrameReader, Head, Listed, Next, Open, Previous};
+use super::tree::log::LogHead;
+use super::tree::{Hash, leaf_hash};
 use crate::model::RecordId;
 
 /// Heads that a start reads to see that no segment is missing; `verify` reads all.
@@ -43,6 +45,10 @@ pub(crate) struct Recovered {
     pub(crate) next_seq: u64,
     pub(crate) open: HashSet<Open>,
     pub(crate) cuts: Vec<Cut>,
+    /// The log that the last segment belongs to.
+    pub(crate) log: Option<LogHead>,
+    /// The leaf hashes of the last segment's records.
+    pub(crate) leaves: Vec<Hash>,
 }
 
 /// Reads the end of the journal and cuts a torn tail off.
@@ -58,7 +64,7 @@ pub(crate) fn recover(directory: &Path) -> Result<Recovered, AuditError> {
     while let Some(last) = segments.pop() {
         let scan = scan(&last)?;
         let torn = torn_bytes(&last, &scan)?;
-        if scan.head.is_none() {
+        if scan.is_unborn() {
             // It was just being made: nothing in it was ever acknowledged.
             note(&mut recovered, &last, 0, torn);
             std::fs::remove_file(&last.path).map_err(|source| AuditError::Io {
@@ -77,7 +83,9 @@ pub(crate) fn recover(directory: &Path) -> Result<Recovered, AuditError> {
             note(&mut recovered, &last, scan.end, torn);
             cut(&last, scan.end)?;
         }
-        recovered.previous = scan.head.and_then(|head| head.previous);
+        (recovered.previous, recovered.log) =
+            scan.head.map_or((None, None), |head| (head.previous, head.log));
+        recovered.leaves = scan.leaves;
         recovered.next_seq = scan.next_seq;
         recovered.open = scan.open;
         recovered.tail = Some(Tail { name: last.name(), first: last.first, end: scan.end });
@@ -168,6 +176,16 @@ struct Scan {
     end: u64,
     next_seq: u64,
     open: HashSet<Open>,
+    leaves: Vec<Hash>,
+}
+
+impl Scan {
+    /// Whether the segment was not yet all that it is when its first record comes: its head, and the record that opens its
+    /// log if it is the first of one.
+    fn is_unborn(&self) -> bool {
+        let opens = |log: &LogHead| log.first == self.next_seq;
+        self.head.as_ref().is_none_or(|head| head.log.as_ref().is_some_and(opens))
+    }
 }
 
 /// Reads the good frames of a segment.
@@ -178,7 +196,8 @@ fn scan(segment: &Listed) -> Result<Scan, AuditError> {
         attempt: u16,
     }
     let mut reader = open(segment)?;
-    let mut scan = Scan { head: None, end: 0, next_seq: segment.first, open: HashSet::new() };
+    let mut scan =
+        Scan { head: None, end: 0, next_seq: segment.first, open: HashSet::new(), leaves: Vec::new() };
     loop {
         let offset = reader.offset();
         let frame = match reader.next().map_err(|source| read_error(segment, source))? {
@@ -209,6 +228,7 @@ fn scan(segment: &Listed) -> Result<Scan, AuditError> {
             _ => {}
         }
         if frame.kind.is_record() {
+            scan.leaves.push(leaf_hash(frame.payload));
             scan.next_seq = scan.next_seq.saturating_add(1);
         }
         scan.end = reader.offset();
@@ -290,6 +310,7 @@ mod tests {
             first: 0,
             previous: None,
             open: 0,
+            log: None,
         };
         frame::encode(&mut bytes, 0, Kind::Segment, 1, &serde_json::to_vec(&head).unwrap());
         ends.push((bytes.len(), 0));

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Decoded, Frame, FrameError, HEADER_BYTES, Kind};
+use super::tree::log::LogHead;
 use crate::model::RecordId;
 
 /// Bytes that are read at a time.
@@ -37,6 +38,9 @@ pub(crate) struct Head {
     pub(crate) previous: Option<Previous>,
     /// How many open decisions are listed behind this frame.
     pub(crate) open: usize,
+    /// The log that its records belong to; none in a journal from before there was a tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<LogHead>,
 }
 
 impl Head {

@@ -26,11 +26,62 @@ pub struct Settings {
     /// Places for records that are not written yet. Each open request holds two, so half of this is the
     /// number of requests at once. At least 64; a place holds at most 32 KiB.
     pub queue: usize,
+    /// The domain under which this organisation's logs are known; with the gateway's name it is the name of the log and of its key.
+    pub domain: LogDomain,
+    /// The key that signs checkpoints: Ed25519, PKCS#8 in PEM, mode 0600. Absent: `keys/checkpoint.pem` in the
+    /// journal's directory, made at the first start.
+    pub signing_key: Option<PathBuf>,
+    /// The key that signed until now, when `signing_key` is changed: it signs the change too. Absent: the key
+    /// stays what it was.
+    pub previous_signing_key: Option<PathBuf>,
+}
+
+/// A domain as it stands at the front of a log's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(transparent)]
+#[schemars(extend("pattern" = "^[A-Za-z0-9][A-Za-z0-9.-]{0,99}$"))]
+pub struct LogDomain(String);
+
+impl LogDomain {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LogDomain {
+    fn default() -> Self {
+        Self("tidegate.internal".to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for LogDomain {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let known = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+        if text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.len() <= 100
+            && text.chars().all(known)
+        {
+            return Ok(Self(text));
+        }
+        Err(serde::de::Error::custom(
+            "a domain has letters, digits, dots and hyphens, at most 100: `audit.example.com`",
+        ))
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { directory: PathBuf::from("journal"), segment_size: ByteSize::mib(64), queue: 65_536 }
+        Self {
+            directory: PathBuf::from("journal"),
+            segment_size: ByteSize::mib(64),
+            queue: 65_536,
+            domain: LogDomain::default(),
+            signing_key: None,
+            previous_signing_key: None,
+        }
     }
 }
 

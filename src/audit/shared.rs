@@ -1,8 +1,7 @@
 //! What all handles, drafts and the two threads of one journal share: state, counters, places, queue.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,6 +14,7 @@ use super::queue::{Ack, Entry, Place, Places, Queue};
 use super::record::{Event, Stamp};
 use super::refusals::Limiter;
 use super::segment::Open;
+use super::tree::Published;
 use super::{Instance, Unavailable};
 use crate::model::{Clock, RecordId};
 
@@ -118,6 +118,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) limiter: Mutex<Limiter>,
     state: AtomicU8,
+    published: Mutex<Option<Published>>,
 }
 
 impl Shared {
@@ -131,6 +132,7 @@ impl Shared {
             counters: Counters::default(),
             limiter: Mutex::new(limiter),
             state: AtomicU8::new(State::Ok.byte()),
+            published: Mutex::new(None),
         }
     }
 
@@ -219,6 +221,16 @@ impl Shared {
     pub(crate) fn own_event(&self, event: &Event<'_>) -> Entry {
         let payload = encode("event", &self.stamp(None, None), event);
         Entry { kind: Kind::Event, key: None, payload, place: Place::Own, ack: None }
+    }
+
+    /// Notes the newest checkpoint.
+    pub(crate) fn publish(&self, checkpoint: Published) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(checkpoint);
+    }
+
+    /// The newest checkpoint of this run.
+    pub(crate) fn published(&self) -> Option<Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -57,7 +57,7 @@ enum Command {
     Demo(demo::Args),
     Serve(serve::Args),
     Check(check::Args),
-    /// Read the audit journal: its newest lines, or those of a search
+    /// Read the audit journal, and check that it is what was written
     #[command(subcommand, disable_help_subcommand = true)]
     Audit(Audit),
     Seal(seal::SealArgs),
@@ -71,12 +71,16 @@ enum Command {
 enum Audit {
     Tail(audit::TailArgs),
     Query(audit::QueryArgs),
+    Verify(audit::verify::VerifyArgs),
+    Proof(audit::verify::ProofArgs),
 }
 
 fn show(command: &Audit) -> anyhow::Result<Answer> {
     let found = match command {
         Audit::Tail(args) => audit::print_tail(args).map(|()| true),
         Audit::Query(args) => audit::print_query(args),
+        Audit::Verify(args) => return audit::verify::run(args),
+        Audit::Proof(args) => return audit::verify::proof(args),
     };
     match found {
         Ok(true) => Ok(Answer::Yes),

@@ -333,6 +333,8 @@ fn resolve(file: &mut FileConfig, base: &Path) {
     maybe(&mut file.identity.api_keys);
     at(&mut file.policy.directory);
     at(&mut file.audit.directory);
+    maybe(&mut file.audit.signing_key);
+    maybe(&mut file.audit.previous_signing_key);
     maybe(&mut file.telemetry.otlp_ca);
     for cluster in file.clusters.values_mut() {
         maybe(&mut cluster.ca);

@@ -91,9 +91,14 @@ See what crossed and why:
 
   tidegate audit query --journal {journal}
 
+Check that every record is the one that was signed:
+
+  tidegate audit verify --journal {journal} --vkey {vkey}
+
 Ctrl-C ends it. {dir} stays and is used again by the next run: edited policies and the
 journal are kept; certificates, keys and tokens are made anew."#,
         journal = quoted("journal"),
+        vkey = quoted("journal/tree/vkey"),
         dir = quoted(""),
     )
 }

@@ -13,7 +13,7 @@ fn code(args: &[&str]) -> i32 {
     output.status.code().unwrap()
 }
 
-const COMMANDS: [&[&str]; 9] = [
+const COMMANDS: [&[&str]; 11] = [
     &[],
     &["demo"],
     &["serve"],
@@ -21,6 +21,8 @@ const COMMANDS: [&[&str]; 9] = [
     &["audit"],
     &["audit", "tail"],
     &["audit", "query"],
+    &["audit", "verify"],
+    &["audit", "proof"],
     &["certs"],
     &["certs", "init"],
 ];

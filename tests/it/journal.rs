@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,15 +18,15 @@ use tidegate::audit::{Audit, AuditError, Instance, Settings};
 use tidegate::cli::audit::{FilterArgs, Output, Printer, QueryArgs, query};
 use tidegate::model::{AuditMode, ByteSize, RecordId};
 
-fn settings(dir: &Path) -> Settings {
-    Settings { directory: dir.to_owned(), segment_size: ByteSize::mib(1), queue: 1024 }
+pub(crate) fn settings(dir: &Path) -> Settings {
+    Settings { directory: dir.to_owned(), segment_size: ByteSize::mib(1), queue: 1024, ..Settings::default() }
 }
 
-fn open(dir: &Path) -> Audit {
+pub(crate) fn open(dir: &Path) -> Audit {
     Audit::open(&settings(dir), Instance { name: "border-1".into(), version: "0" }).unwrap()
 }
 
-fn decision(decision: Verdict) -> Decision<'static> {
+pub(crate) fn decision(decision: Verdict) -> Decision<'static> {
     Decision {
         decision,
         code: (decision != Verdict::Allow).then_some(Cow::Borrowed("not_permitted")),
@@ -68,7 +68,23 @@ fn decision(decision: Verdict) -> Decision<'static> {
     }
 }
 
-async fn cross(audit: &Audit, mode: AuditMode) -> RecordId {
+/// Copies a folder that is being written as a crash would leave it: a checkpoint is written after its tiles, so files come
+/// before folders. What is gone before it is copied is not there.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    let mut entries: Vec<_> = fs::read_dir(from).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    entries.sort_by_key(|path| path.is_dir());
+    for path in entries {
+        let name = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &name);
+        } else {
+            let _ = fs::copy(path, name);
+        }
+    }
+}
+
+pub(crate) async fn cross(audit: &Audit, mode: AuditMode) -> RecordId {
     let id = RecordId::new();
     let mut draft = audit.draft(id, mode).unwrap();
     draft.decision(&decision(Verdict::Allow)).await.unwrap();
@@ -148,32 +164,44 @@ async fn a_copy_taken_under_load_holds_all_that_was_acknowledged() {
     let audit = open(dir.path());
     let acknowledged = Arc::new(Mutex::new(Vec::new()));
     let stop = Arc::new(AtomicBool::new(false));
+    // A crash takes no time, a copy does: what is written meanwhile is bounded.
+    let limit = Arc::new(AtomicUsize::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..16 {
-        let (audit, acknowledged, stop) = (audit.clone(), acknowledged.clone(), stop.clone());
+        let (audit, acknowledged) = (audit.clone(), acknowledged.clone());
+        let (stop, limit) = (stop.clone(), limit.clone());
         tasks.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
+                if acknowledged.lock().unwrap().len() >= limit.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    continue;
+                }
                 let id = cross(&audit, AuditMode::BestEffort).await;
                 acknowledged.lock().unwrap().push(id);
             }
         });
     }
     for _ in 0..5 {
+        limit.store(acknowledged.lock().unwrap().len() + 4000, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(60)).await;
-        let copy = tempfile::tempdir().unwrap();
+        let copy_of = tempfile::tempdir().unwrap();
         let before = acknowledged.lock().unwrap().clone();
+        // The checkpoint first: it covers nothing that the segments do not have by then.
+        for part in ["tree", "keys"] {
+            copy(&dir.path().join(part), &copy_of.path().join(part));
+        }
         let mut files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
         // Against the order in which they are written: what is copied is then older than what was copied before it, and holds all
         // that the later parts rely on, as after a crash.
         files.sort();
         for file in files.iter().rev().filter(|file| file.extension().is_some_and(|e| e == "log")) {
-            copy_from_the_end(file, &copy.path().join(file.file_name().unwrap()));
+            copy_from_the_end(file, &copy_of.path().join(file.file_name().unwrap()));
         }
         let start = Instant::now();
-        let reopened = open(copy.path());
+        let reopened = open(copy_of.path());
         assert!(start.elapsed() < Duration::from_secs(1));
         reopened.close().await;
-        let all = read(copy.path());
+        let all = read(copy_of.path());
         let decided = decided(&all);
         assert!(before.iter().all(|id| decided.contains(id)));
         let endings = endings(&all);
@@ -357,7 +385,7 @@ async fn a_query_prints_what_it_finds() {
     let lines: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2);
-    assert_eq!((lines[0]["kind"].as_str(), lines[0]["seq"].as_u64()), (Some("decision"), Some(3)));
+    assert_eq!((lines[0]["kind"].as_str(), lines[0]["seq"].as_u64()), (Some("decision"), Some(4)));
     assert_eq!(lines[1]["status"], 403);
 
     let nobody = FilterArgs { principal: Some("mallory".into()), ..FilterArgs::default() };

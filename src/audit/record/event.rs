@@ -105,6 +105,31 @@ pub enum Event<'a> {
         /// Until when.
         to: Timestamp,
     },
+    /// A log begins; its first record.
+    #[serde(rename = "log.opened")]
+    LogOpened {
+        /// The name of the log.
+        origin: Text<'a>,
+        /// The key that verifies its checkpoints, in the form of a C2SP signed-note verifier key.
+        vkey: Text<'a>,
+        /// The last checkpoint of the log before, a signed note, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<Text<'a>>,
+    },
+    /// A log ends; its last record.
+    #[serde(rename = "log.closed")]
+    LogClosed {
+        /// The name of the log.
+        origin: Text<'a>,
+    },
+    /// Another key signs checkpoints from here on.
+    #[serde(rename = "key.changed")]
+    KeyChanged {
+        /// The verifier key before.
+        old: Text<'a>,
+        /// The verifier key from now on.
+        new: Text<'a>,
+    },
     /// Wall time moved against the monotonic clock.
     #[serde(rename = "clock.step")]
     ClockStep {

@@ -1,5 +1,7 @@
 //! `tidegate audit tail` and `query`: the journal as a table or as JSON lines.
 
+pub mod verify;
+
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,0 +1,43 @@
+//! Makes the tiles of all logs again from the records, where those give the signed root.
+
+use std::path::Path;
+
+use super::{VerifyError, io_error, segments};
+use crate::audit::segment::{FrameReader, Next};
+use crate::audit::tree::checkpoint::Checkpoint;
+use crate::audit::tree::log::{LogDirectory, LogHead};
+use crate::audit::tree::note::VerifierKey;
+use crate::audit::tree::recover;
+
+/// Writes the tiles of each log again; with a key, only of logs whose checkpoint it signed.
+///
+/// # Errors
+/// The gateway is running, the records are not those that were signed, or a file cannot be read or written.
+pub fn rebuild(journal: &Path, key: Option<&VerifierKey>) -> Result<(), VerifyError> {
+    segments(journal)?;
+    let _lock = crate::audit::journal::lock(journal).map_err(|error| VerifyError::InUse(Box::new(error)))?;
+    for log in LogDirectory::list(journal).map_err(io_error("read", journal))? {
+        let note = log.read_checkpoint().map_err(io_error("read", &log.checkpoint()))?;
+        let (Some(note), Some(head)) = (note, head(journal, log.first)?) else { continue };
+        let keys: Vec<VerifierKey> = key.into_iter().map(|key| key.named(head.name())).collect();
+        let wrong = |error: &dyn std::fmt::Display| VerifyError::Tree(error.to_string());
+        let checkpoint = Checkpoint::open(&note, &keys).map_err(|error| wrong(&error))?;
+        recover::rebuild(journal, &head, &log, &checkpoint).map_err(|error| wrong(&error))?;
+    }
+    Ok(())
+}
+
+/// The log as the head of its first segment names it.
+fn head(journal: &Path, first: u64) -> Result<Option<LogHead>, VerifyError> {
+    let Some(segment) = segments(journal)?.into_iter().find(|segment| segment.first == first) else {
+        return Ok(None);
+    };
+    let mut reader = FrameReader::open(&segment.path).map_err(io_error("read", &segment.path))?;
+    match reader.next().map_err(io_error("read", &segment.path))? {
+        Next::Frame(frame) => {
+            let head = serde_json::from_slice::<crate::audit::segment::Head>(frame.payload).ok();
+            Ok(head.and_then(|head| head.log))
+        }
+        Next::End | Next::Broken(_) => Ok(None),
+    }
+}
