@@ -6,6 +6,7 @@
 //!
 //! Must not do: I/O but for reading the bundle, reading clocks, or knowing of HTTP. Nothing else names the Cedar library.
 
+mod advice;
 mod bundle;
 mod check;
 mod decide;
@@ -13,6 +14,7 @@ pub mod embedded;
 mod entities;
 #[cfg(test)]
 mod fixtures;
+mod format;
 mod lint;
 mod master;
 mod names;
@@ -21,8 +23,11 @@ mod record;
 mod request;
 mod schema;
 mod source;
+pub mod suite;
 
+pub use advice::advise;
 pub use bundle::{Bundle, Effect, Entities, PolicyInfo, content_hash};
+pub use format::format;
 pub use permit::{Denial, DenialReason, Evaluation, Permit};
 pub use record::RequestRecord;
 pub use request::AuthzRequest;
