@@ -1,0 +1,174 @@
+//! `tidegate policy` as a process: on the shipped policies, on broken ones, and what it writes for programs.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tidegate::policy::embedded;
+
+fn policy(dir: &Path, args: &[&str]) -> (i32, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .arg("policy")
+        .args(args)
+        .current_dir(dir)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    assert!(stderr.is_empty() || status.code() != Some(0), "{}", String::from_utf8_lossy(&stderr));
+    let text = String::from_utf8([stdout, stderr].concat()).unwrap();
+    (status.code().unwrap(), text)
+}
+
+/// The shipped policies with their tests, in `policies` of a new directory.
+fn shipped() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = dir.path().join("policies");
+    embedded::write_to(&policies).unwrap();
+    fs::create_dir(policies.join("tests")).unwrap();
+    for entry in fs::read_dir("policies/tests").unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), policies.join("tests").join(entry.file_name())).unwrap();
+    }
+    dir
+}
+
+fn edit(dir: &Path, file: &str, from: &str, to: &str) {
+    let path = dir.join("policies").join(file);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{file} has no `{from}`");
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn the_shipped_policies_pass_everything() {
+    let dir = shipped();
+    let (code, text) = policy(dir.path(), &["check", "--strict"]);
+    assert_eq!((code, text.as_str()), (0, "13 policies: no problems\n"));
+    assert_eq!(policy(dir.path(), &["fmt", "--check"]), (0, "4 files, all laid out\n".into()));
+    let (code, text) = policy(dir.path(), &["test", "--coverage", "100"]);
+    assert!(
+        code == 0 && text.contains("40 of 40 cases as expected; 13 of 13 policies decided (100 %)"),
+        "{text}"
+    );
+    // Those of a far side too.
+    let far = dir.path().join("far");
+    embedded::write(embedded::FAR_SIDE, &far).unwrap();
+    assert_eq!(policy(dir.path(), &["check", "--strict", "far"]), (0, "3 policies: no problems\n".into()));
+    assert_eq!(policy(dir.path(), &["fmt", "--check", "far"]).0, 0);
+}
+
+#[test]
+fn errors_show_the_line_and_programs_get_the_same() {
+    let dir = shipped();
+    edit(dir.path(), "20-inference.cedar", "context.data.level <= 1", "context.data.levle <= 1");
+    edit(dir.path(), "30-data.cedar", "@owner(\"security\")\n", "");
+    fs::write(dir.path().join("policies/tests/more.toml"), "[cases]\n\"a\" = { alow = true }\n").unwrap();
+    let (code, text) = policy(dir.path(), &["check"]);
+    assert_eq!(code, 1);
+    insta::assert_snapshot!("check", text);
+
+    let (_, text) = policy(dir.path(), &["check", "--output", "json"]);
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    assert!(
+        findings.iter().any(|f| f["file"] == "policies/20-inference.cedar" && f["line"].as_u64() > Some(50))
+    );
+    let (_, text) = policy(dir.path(), &["check", "--output", "sarif"]);
+    let sarif: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    assert_eq!((results.len(), &sarif["version"]), (findings.len(), &"2.1.0".into()));
+    let region = &results[0]["locations"][0]["physicalLocation"]["region"];
+    assert_eq!(
+        (&region["startLine"], &region["startColumn"]),
+        (&findings[0]["line"], &findings[0]["column"])
+    );
+}
+
+#[test]
+fn advice_counts_only_if_strict() {
+    let dir = shipped();
+    edit(
+        dir.path(),
+        "30-data.cedar",
+        "@absence(\"without an agent in the chain there is none to forbid\")\n",
+        "",
+    );
+    let (code, text) = policy(dir.path(), &["check"]);
+    assert_eq!(code, 0);
+    insta::assert_snapshot!("advice", text);
+    assert_eq!(policy(dir.path(), &["check", "--strict"]).0, 1);
+}
+
+#[test]
+fn a_case_that_fails_says_what_happened_instead() {
+    let dir = shipped();
+    edit(dir.path(), "20-inference.cedar", "context.data.level <= 1", "context.data.level <= 2");
+    let (code, text) = policy(dir.path(), &["test", "--junit", "junit.xml", "--filter", "marketing"]);
+    assert_eq!(code, 1);
+    let text: String = text
+        .lines()
+        .map(|line| line.split(" ms").next().unwrap().trim_end_matches(char::is_numeric).to_owned() + "\n")
+        .collect();
+    insta::assert_snapshot!("failed", text);
+    let junit = fs::read_to_string(dir.path().join("junit.xml")).unwrap();
+    assert!(junit.contains(r#"tests="2" skipped="0" failures="1""#) && junit.contains("it must be denied"), "{junit}");
+}
+
+#[test]
+fn too_little_coverage_is_a_negative_answer() {
+    let dir = shipped();
+    fs::remove_file(dir.path().join("policies/tests/services.toml")).unwrap();
+    let (code, text) = policy(dir.path(), &["test", "--coverage", "95"]);
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("- status-for-anyone decided in no case")
+            && text.contains("coverage is 92 %, 95 % is wanted"),
+        "{text}"
+    );
+    assert_eq!(policy(dir.path(), &["test", "--coverage", "92"]).0, 0);
+    let (_, text) = policy(dir.path(), &["test", "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (report["cases"].as_array().unwrap().len(), report["coverage"].as_array().unwrap().len()),
+        (37, 13)
+    );
+}
+
+#[test]
+fn without_tests_or_policies_it_says_what_to_do() {
+    let dir = shipped();
+    let (code, text) = policy(dir.path(), &["test", "--filter", "no such case"]);
+    assert!(code == 3 && text.contains("no case in `policies` is called `no such case`"), "{text}");
+    fs::remove_dir_all(dir.path().join("policies/tests")).unwrap();
+    let (code, text) = policy(dir.path(), &["test"]);
+    assert!(code == 1 && text.contains("policies/tests: cannot list the directory"), "{text}");
+    assert_eq!(policy(dir.path(), &["check", "--strict"]).0, 0, "tests are optional");
+    let (code, text) = policy(dir.path(), &["check", "nowhere"]);
+    assert!(code == 1 && text.contains("nowhere"), "{text}");
+}
+
+#[test]
+fn laying_out_changes_the_layout_alone() {
+    let dir = shipped();
+    let file = dir.path().join("policies/40-services.cedar");
+    let good = fs::read_to_string(&file).unwrap();
+    let squeezed = good.lines().map(|line| {
+        if line.starts_with("//") || line.starts_with('@') {
+            format!("{line}\n")
+        } else {
+            format!("{} ", line.trim())
+        }
+    });
+    fs::write(&file, squeezed.collect::<String>()).unwrap();
+    let (code, text) = policy(dir.path(), &["fmt", "--check"]);
+    assert_eq!(
+        (code, text.as_str()),
+        (1, "policies/40-services.cedar: is not laid out: run `tidegate policy fmt`\n")
+    );
+    assert_eq!(policy(dir.path(), &["fmt"]), (0, "policies/40-services.cedar: laid out\n".into()));
+    let again = fs::read_to_string(&file).unwrap();
+    assert_eq!(again.split_whitespace().collect::<Vec<_>>(), good.split_whitespace().collect::<Vec<_>>());
+    fs::write(&file, "permit (").unwrap();
+    let (code, text) = policy(dir.path(), &["fmt"]);
+    assert!(code == 1 && text.contains("40-services.cedar: "), "{text}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "permit (", "what does not parse stays as it is");
+}
