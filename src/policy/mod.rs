@@ -7,6 +7,7 @@
 //! Must not do: I/O but for reading the bundle, reading clocks, or knowing of HTTP. Nothing else names the Cedar library.
 
 mod advice;
+mod anatomy;
 mod bundle;
 mod check;
 mod decide;
@@ -26,6 +27,7 @@ mod source;
 pub mod suite;
 
 pub use advice::advise;
+pub use anatomy::{Anatomy, AnatomyError, Dissected, Holds, Part, PartKind, at};
 pub use bundle::{Bundle, Effect, Entities, PolicyInfo, content_hash};
 pub use format::format;
 pub use permit::{Denial, DenialReason, Evaluation, Permit};

@@ -13,7 +13,7 @@ fn code(args: &[&str]) -> i32 {
     output.status.code().unwrap()
 }
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 17] = [
     &[],
     &["demo"],
     &["serve"],
@@ -27,6 +27,8 @@ const COMMANDS: [&[&str]; 15] = [
     &["policy", "check"],
     &["policy", "fmt"],
     &["policy", "test"],
+    &["policy", "explain"],
+    &["policy", "watch"],
     &["certs"],
     &["certs", "init"],
 ];

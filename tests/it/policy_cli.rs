@@ -45,9 +45,9 @@ fn the_shipped_policies_pass_everything() {
     let (code, text) = policy(dir.path(), &["check", "--strict"]);
     assert_eq!((code, text.as_str()), (0, "13 policies: no problems\n"));
     assert_eq!(policy(dir.path(), &["fmt", "--check"]), (0, "4 files, all laid out\n".into()));
-    let (code, text) = policy(dir.path(), &["test", "--coverage", "100"]);
+    let (code, text) = policy(dir.path(), &["test", "--coverage", "95"]);
     assert!(
-        code == 0 && text.contains("40 of 40 cases as expected; 13 of 13 policies decided (100 %)"),
+        code == 0 && text.contains("43 of 43 cases as expected; 13 of 13 policies decided, 22 of 23 conditions seen both ways (97 %)"),
         "{text}"
     );
     // Those of a far side too.
@@ -110,7 +110,10 @@ fn a_case_that_fails_says_what_happened_instead() {
         .collect();
     insta::assert_snapshot!("failed", text);
     let junit = fs::read_to_string(dir.path().join("junit.xml")).unwrap();
-    assert!(junit.contains(r#"tests="2" skipped="0" failures="1""#) && junit.contains("it must be denied"), "{junit}");
+    assert!(
+        junit.contains(r#"tests="2" skipped="0" failures="1""#) && junit.contains("it must be denied"),
+        "{junit}"
+    );
 }
 
 #[test]
@@ -121,15 +124,15 @@ fn too_little_coverage_is_a_negative_answer() {
     assert_eq!(code, 1);
     assert!(
         text.contains("- status-for-anyone decided in no case")
-            && text.contains("coverage is 92 %, 95 % is wanted"),
+            && text.contains("coverage is 88 %, 95 % is wanted"),
         "{text}"
     );
-    assert_eq!(policy(dir.path(), &["test", "--coverage", "92"]).0, 0);
+    assert_eq!(policy(dir.path(), &["test", "--coverage", "88"]).0, 0);
     let (_, text) = policy(dir.path(), &["test", "--output", "json"]);
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         (report["cases"].as_array().unwrap().len(), report["coverage"].as_array().unwrap().len()),
-        (37, 13)
+        (40, 13)
     );
 }
 
@@ -171,4 +174,66 @@ fn laying_out_changes_the_layout_alone() {
     let (code, text) = policy(dir.path(), &["fmt"]);
     assert!(code == 1 && text.contains("40-services.cedar: "), "{text}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "permit (", "what does not parse stays as it is");
+}
+
+#[test]
+fn explaining_tells_who_decided_and_what_was_missing() {
+    let dir = shipped();
+    let mut all = String::new();
+    for (wanted, args) in [
+        (
+            1,
+            &["action=infer", "team=marketing", "model=eu/tide-small", "level=confidential", "residency=EU"]
+                [..],
+        ),
+        (0, &["--case", "clinical, restricted goes sealed"]),
+        (1, &["--case", "clinical, restricted goes sealed", "purpose=fun"]),
+        (1, &["action=infer", "team=research", "model=eu/tide-small", "residency=mars", "level=public"]),
+        (3, &["action=infer", "team=research"]),
+        (3, &["action=infer", "colour=red"]),
+        (3, &["--case", "no such"]),
+    ] {
+        let (code, text) = policy(dir.path(), &[&["explain"], args].concat());
+        assert_eq!(code, wanted, "{args:?}: {text}");
+        all += &format!("$ tidegate policy explain {}\n{text}\n", args.join(" "));
+    }
+    insta::assert_snapshot!("explain", all);
+    let (_, text) = policy(dir.path(), &["explain", "--case", "agents do not", "--output", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&said["decision"], &said["code"]), (&"deny".into(), &"policy_forbidden".into()));
+    let policies = said["asked"][0]["policies"].as_array().unwrap();
+    let never = policies.iter().find(|policy| policy["id"] == "agents-never-delete").unwrap();
+    assert!(never["matches"] == true && policies.len() == 13, "{never}");
+}
+
+#[test]
+fn watching_sees_what_is_saved() {
+    use std::io::{BufRead as _, BufReader};
+    let dir = shipped();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["policy", "watch", "--case", "marketing, confidential"])
+        .current_dir(dir.path())
+        .env("NO_COLOR", "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut until = |what: &str| lines.by_ref().find(|line| line.contains(what)).is_some_and(|_| true);
+    assert!(
+        until("13 policies: no problems")
+            && until("43 of 43")
+            && until("denied: no policy permits this")
+            && until("watching policies")
+    );
+    edit(dir.path(), "20-inference.cedar", "context.data.level <= 1", "context.data.level <= 2");
+    assert!(
+        until("✗ marketing, confidential")
+            && until("42 of 43")
+            && until("allowed: infer of eu/tide-small")
+            && until("watching")
+    );
+    edit(dir.path(), "20-inference.cedar", "permit (", "permit ((");
+    assert!(until("error: unexpected token") && until("watching"));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -73,6 +73,11 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
     Ok(if findings.iter().any(bad) { Answer::No } else { Answer::Yes })
 }
 
+/// Checks a directory, for people.
+pub(super) fn show(directory: &Path, out: &mut dyn Write) -> anyhow::Result<Answer> {
+    run(&Args { directory: directory.to_owned(), strict: false, output: Format::Text }, out)
+}
+
 /// What there is to say of a directory, and how many policies it has.
 fn examine(directory: &Path) -> (Vec<(Severity, Problem)>, usize) {
     let mut problems = Problems::new();

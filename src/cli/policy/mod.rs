@@ -1,8 +1,10 @@
 //! `tidegate policy`: write, check, test and explain policies. The work is done in `policy`.
 
 mod check;
+mod explain;
 mod fmt;
 mod test;
+mod watch;
 
 use std::io::{self, IsTerminal as _};
 
@@ -16,6 +18,8 @@ pub(super) enum Policy {
     Check(check::Args),
     Fmt(fmt::Args),
     Test(test::Args),
+    Explain(explain::Args),
+    Watch(watch::Args),
 }
 
 /// Runs the command.
@@ -25,6 +29,8 @@ pub(super) fn run(command: &Policy) -> anyhow::Result<Answer> {
         Policy::Check(args) => check::run(args, &mut out),
         Policy::Fmt(args) => fmt::run(args, &mut out),
         Policy::Test(args) => test::run(args, &mut out),
+        Policy::Explain(args) => explain::run(args, &mut out),
+        Policy::Watch(args) => watch::run(args, &mut out),
     }
 }
 

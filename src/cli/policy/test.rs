@@ -10,13 +10,11 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use serde_json::json;
 
 use super::super::Output;
+use super::watch::forever;
 use super::{Answer, Paint};
 use crate::model::Problem;
 use crate::policy::Bundle;
-use crate::policy::suite::{CaseReport, PolicyCoverage, Suite, SuiteReport};
-
-/// How often a watched directory is looked at.
-const LOOK: Duration = Duration::from_millis(200);
+use crate::policy::suite::{CaseReport, ConditionCoverage, DIRECTORY, PolicyCoverage, Suite, SuiteReport};
 
 /// Run the tests beside the policies, and say which policies none of them reaches
 ///
@@ -34,7 +32,7 @@ pub(crate) struct Args {
     /// Only cases whose file or name contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Fail if fewer percent of the policies decided in a case
+    /// Fail if the cases reach fewer percent of policies and conditions
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     coverage: Option<u8>,
     /// Print every case, not only those that failed
@@ -53,35 +51,21 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
-    let answer = once(args, out)?;
-    if !args.watch {
-        return Ok(answer);
+    if args.watch {
+        return forever(&args.directory, out, |out| once(args, out).map(drop));
     }
-    let mut seen = state(&args.directory);
-    loop {
-        writeln!(out, "\nwatching {}", args.directory.display())?;
-        out.flush()?;
-        while state(&args.directory) == seen {
-            std::thread::sleep(LOOK);
-        }
-        seen = state(&args.directory);
-        writeln!(out)?;
-        once(args, out)?;
-    }
+    once(args, out)
 }
 
-/// What the files look like from outside: enough to see that one was saved.
-fn state(directory: &Path) -> Vec<(PathBuf, Option<std::time::SystemTime>, u64)> {
-    let list =
-        |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten().collect::<Vec<_>>();
-    let mut entries = list(directory);
-    entries.extend(list(&directory.join(crate::policy::suite::DIRECTORY)));
-    let mut state: Vec<_> = (entries.iter())
-        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
-        .map(|(path, meta)| (path, meta.modified().ok(), meta.len()))
-        .collect();
-    state.sort();
-    state
+/// Runs all tests of a directory that has some, for people.
+pub(super) fn show(directory: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    if !directory.join(DIRECTORY).is_dir() {
+        return Ok(());
+    }
+    let (directory, output) = (directory.to_owned(), Output::Table);
+    let (filter, coverage, junit) = (None, None, None);
+    let args = Args { directory, filter, coverage, verbose: false, junit, watch: false, output };
+    once(&args, out).map(drop)
 }
 
 fn once(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
@@ -93,7 +77,7 @@ fn once(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
         Err(problems) => return refuse(&problems.into_vec(), args.output, out),
     };
     let wanted = args.filter.as_deref().unwrap_or_default();
-    let report = suite.run(&bundle, |case| case.name.contains(wanted) || case.file.contains(wanted));
+    let report = suite.run(&bundle, |case| case.name.contains(wanted) || case.file.contains(wanted))?;
     if let Some(path) = &args.junit {
         let text = junit(&report).to_string().context("cannot write the JUnit report")?;
         std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
@@ -155,12 +139,23 @@ fn print(
             for PolicyCoverage { id, file, line, .. } in missed {
                 writeln!(out, "- {id} decided in no case   {dim}{file}:{line}{plain}")?;
             }
+            for (policy, condition) in half_seen(&report.coverage) {
+                let what = if condition.held == 0 { "never held" } else { "always held" };
+                let PolicyCoverage { id, file, line, .. } = policy;
+                writeln!(out, "- {id}: `{}` {what}   {dim}{file}:{line}{plain}", condition.text)?;
+            }
         }
     }
     let (all, failed) = (report.cases.len(), report.failed());
     let colour = if failed == 0 { green } else { red };
     let coverage = percent.map_or_else(String::new, |percent| {
-        format!("; {} of {} policies decided ({percent} %)", report.covered(), report.coverage.len())
+        let seen = report.conditions().filter(|condition| condition.is_covered()).count();
+        format!(
+            "; {} of {} policies decided, {seen} of {} conditions seen both ways ({percent} %)",
+            report.covered(),
+            report.coverage.len(),
+            report.conditions().count()
+        )
     });
     writeln!(
         out,
@@ -168,6 +163,15 @@ fn print(
         all - failed,
         time.as_millis()
     )
+}
+
+/// Conditions that were asked one way only; those of policies that decided in no case are told with these.
+fn half_seen(coverage: &[PolicyCoverage]) -> impl Iterator<Item = (&PolicyCoverage, &ConditionCoverage)> {
+    let decided = coverage.iter().filter(|policy| policy.decided > 0);
+    decided.flat_map(|policy| {
+        let half = policy.conditions.iter().filter(|condition| !condition.is_covered());
+        half.map(move |condition| (policy, condition))
+    })
 }
 
 fn table(coverage: &[PolicyCoverage]) -> Table {

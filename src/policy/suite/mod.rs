@@ -13,7 +13,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use case::{Ask, FactError, Facts, OneOrMore, RUNGS, Wanted};
-pub use report::{CaseReport, PolicyCoverage, SuiteReport};
+pub use report::{CaseReport, ConditionCoverage, PolicyCoverage, SuiteReport};
 
 use super::source::position;
 use crate::model::Problems;
@@ -159,7 +159,7 @@ mod tests {
         let (mut suite, mut problems) = (Suite::default(), Problems::new());
         suite.add("t.toml", text, &mut problems);
         assert!(problems.is_empty(), "{problems}");
-        suite.run(&embedded::bundle().unwrap(), |_| true)
+        suite.run(&embedded::bundle().unwrap(), |_| true).unwrap()
     }
 
     #[test]

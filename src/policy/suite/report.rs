@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Case, RUNGS, Suite, Wanted};
-use crate::policy::{Bundle, Denial, Effect, Permit, PolicyInfo};
+use crate::policy::{Anatomy, AnatomyError, Bundle, Denial, Dissected, Effect, Holds, PartKind, Permit, at};
 
 /// What became of a case.
 #[derive(Debug, Clone, Serialize)]
@@ -36,6 +36,29 @@ pub struct PolicyCoverage {
     pub line: usize,
     /// The cases in which it decided: permits those that were allowed, forbids those that were denied.
     pub decided: usize,
+    /// Its conditions.
+    pub conditions: Vec<ConditionCoverage>,
+}
+
+/// How often a condition of a policy was asked while the policy's head matched.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConditionCoverage {
+    /// A conjunct of a `when`, or an `unless`.
+    pub kind: PartKind,
+    /// Its text.
+    pub text: String,
+    /// Times that it held.
+    pub held: usize,
+    /// Times that it did not.
+    pub failed: usize,
+}
+
+impl ConditionCoverage {
+    /// Whether cases have shown both that it matters and that it can be met.
+    #[must_use]
+    pub const fn is_covered(&self) -> bool {
+        self.held > 0 && self.failed > 0
+    }
 }
 
 /// What became of all cases.
@@ -60,18 +83,28 @@ impl SuiteReport {
         self.coverage.iter().filter(|policy| policy.decided > 0).count()
     }
 
-    /// Those in percent of all, rounded down; 100 for none at all.
+    /// All conditions of all policies.
+    pub fn conditions(&self) -> impl Iterator<Item = &ConditionCoverage> {
+        self.coverage.iter().flat_map(|policy| &policy.conditions)
+    }
+
+    /// Policies that decided and conditions that were seen both ways, in percent of all of them, rounded down; 100 for none at all.
     #[must_use]
     pub fn coverage_percent(&self) -> usize {
-        (self.covered() * 100).checked_div(self.coverage.len()).unwrap_or(100)
+        let conditions = self.conditions().filter(|condition| condition.is_covered()).count();
+        let all = self.coverage.len() + self.conditions().count();
+        ((self.covered() + conditions) * 100).checked_div(all).unwrap_or(100)
     }
 }
 
 impl Suite {
     /// Asks the bundle for each case that is wanted.
-    #[must_use]
-    pub fn run(&self, bundle: &Bundle, wanted: impl Fn(&Case) -> bool) -> SuiteReport {
-        let mut decided: HashMap<Arc<str>, usize> = HashMap::new();
+    ///
+    /// # Errors
+    /// The policies cannot be taken apart: those of a bundle always can.
+    pub fn run(&self, bundle: &Bundle, wanted: impl Fn(&Case) -> bool) -> Result<SuiteReport, AnatomyError> {
+        let anatomy = Anatomy::new(bundle)?;
+        let mut seen = Seen::default();
         let mut cases = Vec::new();
         for case in self.cases.iter().filter(|case| wanted(case)) {
             let answer = bundle.decide(&case.ask.request(), &case.ask.candidates, &RUNGS);
@@ -80,8 +113,9 @@ impl Suite {
                 Err(denial) => &denial.policies,
             };
             for id in policies {
-                *decided.entry(Arc::clone(id)).or_default() += 1;
+                *seen.decided.entry(Arc::clone(id)).or_default() += 1;
             }
+            seen.look(&anatomy, &answer)?;
             cases.push(CaseReport {
                 file: case.file.clone(),
                 line: case.line,
@@ -90,18 +124,59 @@ impl Suite {
                 problems: problems(case, &answer, bundle),
             });
         }
-        let coverage = bundle.policies().into_iter().map(|info| coverage(&info, &decided)).collect();
-        SuiteReport { cases, coverage }
+        let coverage = anatomy.policies().into_iter().map(|policy| seen.coverage(policy)).collect();
+        Ok(SuiteReport { cases, coverage })
     }
 }
 
-fn coverage(info: &PolicyInfo, decided: &HashMap<Arc<str>, usize>) -> PolicyCoverage {
-    PolicyCoverage {
-        id: Arc::clone(&info.id),
-        effect: info.effect,
-        file: info.file.clone(),
-        line: info.line,
-        decided: decided.get(&info.id).copied().unwrap_or_default(),
+/// What the cases have shown of the policies.
+#[derive(Debug, Default)]
+struct Seen {
+    decided: HashMap<Arc<str>, usize>,
+    /// For each condition of a policy, by its number: how often it held, and how often not.
+    conditions: HashMap<(Arc<str>, usize), (usize, usize)>,
+}
+
+impl Seen {
+    fn look(&mut self, anatomy: &Anatomy, answer: &Result<Permit, Denial>) -> Result<(), AnatomyError> {
+        let (request, evaluations) = match answer {
+            Ok(permit) => (serde_json::to_value(permit.request()), permit.evaluations()),
+            Err(denial) => (serde_json::to_value(&denial.request), denial.evaluations.as_slice()),
+        };
+        let request = request.unwrap_or_default();
+        for evaluation in evaluations {
+            for policy in anatomy.reached(&at(&request, evaluation))? {
+                for (number, part) in policy.parts.iter().enumerate() {
+                    let seen = self.conditions.entry((Arc::clone(&policy.info.id), number)).or_default();
+                    match part.holds {
+                        Holds::Yes => seen.0 += 1,
+                        Holds::No => seen.1 += 1,
+                        Holds::Unasked | Holds::Error => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn coverage(&self, policy: Dissected) -> PolicyCoverage {
+        let id = &policy.info.id;
+        let conditions = policy.parts.into_iter().enumerate();
+        let conditions =
+            conditions.filter(|(_, part)| matches!(part.kind, PartKind::When | PartKind::Unless));
+        let conditions = conditions.map(|(number, part)| {
+            let key = (Arc::clone(id), number);
+            let (held, failed) = self.conditions.get(&key).copied().unwrap_or_default();
+            ConditionCoverage { kind: part.kind, text: part.text, held, failed }
+        });
+        PolicyCoverage {
+            id: Arc::clone(id),
+            effect: policy.info.effect,
+            file: policy.info.file.clone(),
+            line: policy.info.line,
+            decided: self.decided.get(id).copied().unwrap_or_default(),
+            conditions: conditions.collect(),
+        }
     }
 }
 
