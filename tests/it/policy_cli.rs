@@ -237,3 +237,38 @@ fn watching_sees_what_is_saved() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+/// The fenced block of that language in which the text stands.
+fn block<'a>(page: &'a str, language: &str, text: &str) -> &'a str {
+    let mut blocks = page.split("```").skip(1).step_by(2);
+    let found = blocks.find(|block| block.starts_with(language) && block.contains(text));
+    found.unwrap_or_else(|| panic!("no {language} block with {text}")).split_once('\n').unwrap().1
+}
+
+#[test]
+fn the_page_can_be_followed() {
+    let page = fs::read_to_string("docs/policies.md").unwrap();
+    let dir = shipped();
+    let policies = dir.path().join("policies");
+    fs::write(policies.join("tests/sales.toml"), block(&page, "toml", "sales, internal")).unwrap();
+    let (code, text) = policy(dir.path(), &["test"]);
+    assert!(code == 1 && text.contains("there is no policy `sales-models`"), "{text}");
+    let team = block(&page, "json", "Tidegate::Team");
+    edit(
+        dir.path(),
+        "entities.json",
+        "  {\"uid\": {\"type\": \"Tidegate::Team\"",
+        &format!("  {team}  {{\"uid\": {{\"type\": \"Tidegate::Team\""),
+    );
+    let inference = policies.join("20-inference.cedar");
+    let before = fs::read_to_string(&inference).unwrap();
+    let marketing = before.find("// Rented GPUs").unwrap();
+    let (head, tail) = before.split_at(marketing);
+    fs::write(&inference, format!("{head}{}\n{tail}", block(&page, "cedar", "sales-models"))).unwrap();
+    assert_eq!(policy(dir.path(), &["check", "--strict"]), (0, "14 policies: no problems\n".into()));
+    assert_eq!(policy(dir.path(), &["fmt", "--check"]).0, 0);
+    let (code, text) = policy(dir.path(), &["test"]);
+    assert!(code == 0 && text.contains("46 of 46"), "{text}");
+    let (_, text) = policy(dir.path(), &["explain", "--case", "sales, in the US"]);
+    assert!(text.starts_with(block(&page, "text", "sales-models").trim_end()), "{text}");
+}
