@@ -97,12 +97,18 @@ See a decision change while the gateway runs. Marketing may not send confidentia
     writeln!(
         out,
         r#"
+Test the policies, and see why a case is decided as it is:
+
+  tidegate policy test {policies}
+  tidegate policy explain --policies {policies} --case 'marketing, confidential'
+
 See what crossed and why:
 
   tidegate audit query --journal {journal}
 
 Ctrl-C ends it. {dir} stays and is used again by the next run: edited policies and the
 journal are kept; certificates, keys and tokens are made anew."#,
+        policies = quoted("policies"),
         journal = quoted("journal"),
         dir = quoted(""),
     )

@@ -16,6 +16,7 @@ mod listen;
 mod meter;
 mod net;
 mod policy;
+mod policy_broken;
 mod policy_cli;
 mod protect;
 mod seal;

@@ -24,11 +24,6 @@ fn shipped() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let policies = dir.path().join("policies");
     embedded::write_to(&policies).unwrap();
-    fs::create_dir(policies.join("tests")).unwrap();
-    for entry in fs::read_dir("policies/tests").unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), policies.join("tests").join(entry.file_name())).unwrap();
-    }
     dir
 }
 
