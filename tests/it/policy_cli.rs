@@ -267,3 +267,28 @@ fn the_page_can_be_followed() {
     let (_, text) = policy(dir.path(), &["explain", "--case", "sales, in the US"]);
     assert!(text.starts_with(block(&page, "text", "sales-models").trim_end()), "{text}");
 }
+
+#[test]
+fn the_cookbook_holds() {
+    let mut names: Vec<String> = fs::read_dir("policies/examples/cookbook")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".cedar").map(str::to_owned))
+        .collect();
+    names.sort();
+    let page = fs::read_to_string("docs/policies.md").unwrap();
+    assert_eq!(names.len(), 10);
+    for name in names {
+        let dir = shipped();
+        let policies = dir.path().join("policies");
+        let from = Path::new("policies/examples/cookbook");
+        fs::copy(from.join(format!("{name}.cedar")), policies.join(format!("50-{name}.cedar"))).unwrap();
+        fs::copy(from.join(format!("{name}.toml")), policies.join(format!("tests/cookbook-{name}.toml")))
+            .unwrap();
+        let (code, text) = policy(dir.path(), &["check", "--strict"]);
+        assert_eq!(code, 0, "{name}: {text}");
+        assert_eq!(policy(dir.path(), &["fmt", "--check"]).0, 0, "{name}");
+        let (code, text) = policy(dir.path(), &["test", "--filter", "cookbook-"]);
+        assert_eq!(code, 0, "{name}: {text}");
+        assert!(page.contains(&format!("cookbook/{name}.cedar")), "docs/policies.md does not name {name}");
+    }
+}
