@@ -8,6 +8,7 @@
 //! is refused. Records hold no payloads, credentials or secrets. Nothing here decides anything.
 
 mod archive;
+pub mod canonical;
 mod committer;
 mod draft;
 mod encode;

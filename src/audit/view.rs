@@ -375,7 +375,7 @@ mod tests {
         assert_eq!((row.who.as_str(), row.status), ("https://issuer.example|alice", Some(200)));
         assert_eq!((row.resource.as_str(), row.destination.as_str()), ("Model eu/llama", "eu"));
         assert_eq!((row.decision, row.why.as_str()), ("allow", "chat-for-research"));
-        assert!(row.json[0].starts_with("{\"seq\":0,\"v\":1,") && row.json[1].starts_with("{\"seq\":1,"));
+        assert!(row.json[0].starts_with("{\"seq\":0,\"action\":") && row.json[1].starts_with("{\"seq\":1,"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Text;
 
 /// A refusal before anybody was identified.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Refusal<'a> {
     /// The stable code. A count keeps up to 64 different ones apart.
     pub code: Text<'a>,
@@ -35,7 +35,7 @@ pub struct Refusal<'a> {
 }
 
 /// Refusals that were counted instead of written one by one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Refusals {
     /// How many.
     pub count: u64,
@@ -44,13 +44,15 @@ pub struct Refusals {
     /// Some of the source networks (/24 or /64), at most 16.
     pub sources: Vec<IpAddr>,
     /// When the counting began.
+    #[schemars(with = "super::Time")]
     pub from: Timestamp,
     /// When it ended.
+    #[schemars(with = "super::Time")]
     pub to: Timestamp,
 }
 
 /// Something that happened to the gateway itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "event")]
 pub enum Event<'a> {
     /// The journal was opened.
@@ -101,8 +103,10 @@ pub enum Event<'a> {
         /// Why: `no_space` or `queue_full`.
         reason: Text<'a>,
         /// From when.
+        #[schemars(with = "super::Time")]
         from: Timestamp,
         /// Until when.
+        #[schemars(with = "super::Time")]
         to: Timestamp,
     },
     /// A log begins; its first record.

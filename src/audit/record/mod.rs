@@ -2,11 +2,13 @@
 //!
 //! Records hold no payload, no credential and no secret: digests of payloads, object keys and query values are HMACs
 //! under the tenant's journal key (see `keys`). There are no floats, so any language reads the same numbers.
-//! Each record is one JSON object that begins with its [`Stamp`]; unknown members are to be ignored by readers.
+//! Each record is one canonical JSON object with the members of its [`Stamp`]; unknown members are to be ignored by readers.
+//! `schema` describes them for others.
 
 mod decision;
 mod event;
 mod outcome;
+pub mod schema;
 
 use std::borrow::Cow;
 
@@ -26,8 +28,14 @@ pub const VERSION: u8 = 1;
 
 type Text<'a> = Cow<'a, str>;
 
-/// What all records begin with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How a time stands in a record: RFC 3339, UTC, up to nanoseconds.
+#[derive(schemars::JsonSchema)]
+#[schemars(transparent, extend("format" = "date-time"))]
+#[expect(dead_code, reason = "it only describes")]
+struct Time(String);
+
+/// What all records have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Stamp<'a> {
     /// The crossing that the record belongs to; none for events and counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +44,7 @@ pub struct Stamp<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u16>,
     /// When it happened.
+    #[schemars(with = "Time")]
     pub time: Timestamp,
     /// The gateway instance that wrote it.
     pub gateway: Text<'a>,
