@@ -7,7 +7,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Text;
-use crate::model::{AuditMode, Authn, Chain, Label, Level, Principal, Residency, Resource, TeamName};
+use crate::model::{
+    AuditMode, Authn, Chain, Label, Level, Principal, RecordId, Residency, Resource, TeamName,
+};
 
 /// One decision: who asked for what, what was decided and why. Written before anything is sent.
 ///
@@ -75,6 +77,27 @@ pub struct Decision<'a> {
     /// The OpenTelemetry trace, hexadecimal; set also if the trace was not sampled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<Text<'a>>,
+}
+
+/// Members of a decision that identify its user, encrypted under a key that can be destroyed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Personal<'a> {
+    /// The id of the subject's key; the principal's id is `subject:` and this.
+    pub subject: RecordId,
+    /// AES-256-GCM of a JSON object from JSON pointer (RFC 6901) to the member's value, with `<id>/<attempt>` of the
+    /// record as additional data: nonce, ciphertext and tag in base64.
+    pub sealed: Text<'a>,
+}
+
+/// A decision as it is written: with `audit.personal = "erasable"` what identifies its user is encrypted.
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
+pub struct PersonalDecision<'a> {
+    /// The decision; the encrypted members are absent, or say less.
+    #[serde(flatten)]
+    pub decision: Decision<'a>,
+    /// Those members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personal: Option<Personal<'a>>,
 }
 
 /// What was decided.

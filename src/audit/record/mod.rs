@@ -16,9 +16,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use decision::{
-    Decision, Entity, Evaluation, Links, Marking, Message, Parameter, Party, Request, Upstream, Verdict,
+    Decision, Entity, Evaluation, Links, Marking, Message, Parameter, Party, Personal, PersonalDecision,
+    Request, Upstream, Verdict,
 };
-pub use event::{Event, Refusal, Refusals};
+pub use event::{Change, Event, Refusal, Refusals};
 pub use outcome::{Ending, Outcome};
 
 use crate::model::RecordId;

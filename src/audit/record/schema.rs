@@ -3,7 +3,8 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
-use super::{Decision, Event, Outcome, Refusal, Refusals, Stamp};
+use super::{Event, Outcome, PersonalDecision, Refusal, Refusals, Stamp};
+use crate::model::RecordId;
 
 /// A record as it stands in the journal.
 #[derive(JsonSchema)]
@@ -16,6 +17,9 @@ struct Line<T> {
     #[schemars(extend("const" = true))]
     #[expect(dead_code, reason = "it is only described")]
     truncated: Option<bool>,
+    /// The note that another process left, for an event that it has to tell.
+    #[expect(dead_code, reason = "it is only described")]
+    note: Option<RecordId>,
     #[serde(flatten)]
     #[expect(dead_code, reason = "it is only described")]
     stamp: Stamp<'static>,
@@ -41,7 +45,11 @@ fn line<T: JsonSchema>(kind: &str, title: &str, generator: &mut SchemaGenerator)
 pub fn json_schema() -> String {
     let mut generator = SchemaGenerator::default();
     let kinds = [
-        line::<Decision<'static>>("decision", "A decision, written before anything is sent", &mut generator),
+        line::<PersonalDecision<'static>>(
+            "decision",
+            "A decision, written before anything is sent",
+            &mut generator,
+        ),
         line::<Outcome<'static>>("outcome", "How a crossing ended", &mut generator),
         line::<Refusal<'static>>("refusal", "A refusal before anybody was identified", &mut generator),
         line::<Refusals>("refusals", "Refusals that were counted", &mut generator),

@@ -103,7 +103,7 @@ fn hash(segment: &Listed, bytes: &AtomicU64) -> io::Result<SegmentLeaves> {
 
 /// A cheap look, so that few events are parsed.
 fn is_about_the_tree(payload: &[u8]) -> bool {
-    [&b"\"log.opened\""[..], b"\"key.changed\"", b"\"retention\""]
+    [&b"\"log.opened\""[..], b"\"key.changed\"", b"\"retention.pruned\"", b"\"log.closed\""]
         .iter()
         .any(|name| memchr::memmem::find(payload, name).is_some())
 }
