@@ -115,6 +115,7 @@ impl Audit {
             syncer: syncer.clone(),
             storage: storage.clone(),
             journal: directory.clone(),
+            hot: settings.retention.hot.get(),
             keep: settings.retention.keep.get(),
         });
         let committer = Committer::new(shared.clone(), syncer.clone(), storage, feed, takeover);

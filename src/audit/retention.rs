@@ -1,18 +1,22 @@
-//! How long records are kept: the oldest segments go, whole, and their hashes stay.
+//! How long records are kept: the oldest segments go, whole, and their hashes stay. Before that they are compressed.
 //!
 //! A pass deletes a prefix of the journal, never a part in its middle. In this order, so that a crash at any point leaves a journal
 //! that starts and verifies: the segments are compared with the signed tree; the records that carry the tree's own history are
 //! kept beside its tiles; the tiles over what goes, now the only trace of it, are synced; the record `retention.pruned` is
 //! written, synced and covered by a checkpoint; only then the segments are removed, the oldest first, each for good before the next.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, BufWriter};
 use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 use jiff::Timestamp;
 
 use super::keys::make_directory;
@@ -83,6 +87,9 @@ pub(crate) struct Retention {
     pub(crate) syncer: Arc<Syncer>,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) journal: PathBuf,
+    /// How long segments stay as they were written.
+    pub(crate) hot: Duration,
+    /// How long they are kept.
     pub(crate) keep: Duration,
 }
 
@@ -96,10 +103,40 @@ struct Candidate {
 }
 
 impl Retention {
-    /// Deletes all segments that may go now.
+    /// Deletes all segments that may go now, and compresses those that are not hot any more.
     pub(crate) fn pass(&self) -> Result<Pruned, RetentionError> {
-        let keep = jiff::SignedDuration::try_from(self.keep).unwrap_or(jiff::SignedDuration::MAX);
-        let before = self.shared.now().checked_sub(keep).unwrap_or(Timestamp::MIN);
+        let pruned = self.prune()?;
+        self.compress()?;
+        Ok(pruned)
+    }
+
+    fn ago(&self, duration: Duration) -> Timestamp {
+        let duration = jiff::SignedDuration::try_from(duration).unwrap_or(jiff::SignedDuration::MAX);
+        self.shared.now().checked_sub(duration).unwrap_or(Timestamp::MIN)
+    }
+
+    /// Compresses what is not hot any more. The plain file goes when the other one is on the disk and was read back.
+    fn compress(&self) -> Result<(), RetentionError> {
+        let all = segment::list(&self.journal).map_err(failed("read", &self.journal))?;
+        let before = self.ago(self.hot);
+        for pair in all.windows(2) {
+            let [segment, next] = pair else { continue };
+            if !head(next).is_ok_and(|(_, ended)| ended < before) {
+                break;
+            }
+            if segment.is_compressed() || self.shared.state() != State::Ok {
+                continue;
+            }
+            pack(segment).map_err(failed("compress", &segment.path))?;
+            self.storage.sync_directory().map_err(failed("sync", &self.journal))?;
+            self.storage.remove(&segment.name()).map_err(failed("remove", &segment.path))?;
+            self.storage.sync_directory().map_err(failed("sync", &self.journal))?;
+        }
+        Ok(())
+    }
+
+    fn prune(&self) -> Result<Pruned, RetentionError> {
+        let before = self.ago(self.keep);
         let candidates = self.candidates(before)?;
         let (Some(first), Some(last)) = (candidates.first(), candidates.last()) else {
             return Ok(Pruned::default());
@@ -211,6 +248,34 @@ impl Retention {
             }
             std::thread::park_timeout(LOOK);
         }
+    }
+}
+
+/// Writes a segment beside itself, compressed; when this returns its bytes are on the disk, and are those of the plain one.
+fn pack(segment: &Listed) -> io::Result<()> {
+    let name = |ending: &str| {
+        let mut name = segment.path.clone().into_os_string();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let (partial, packed) = (name(".gz.new"), name(".gz"));
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+    let mut encoder = GzEncoder::new(BufWriter::new(file), Compression::default());
+    io::copy(&mut File::open(&segment.path)?, &mut encoder)?;
+    encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    let mut plain = BufReader::new(File::open(&segment.path)?);
+    let mut read = BufReader::new(MultiGzDecoder::new(BufReader::new(File::open(&partial)?)));
+    loop {
+        let (ours, theirs) = (plain.fill_buf()?, read.fill_buf()?);
+        let length = ours.len().min(theirs.len());
+        if length == 0 || ours.get(..length) != theirs.get(..length) {
+            if ours.is_empty() && theirs.is_empty() {
+                return fs::rename(partial, packed);
+            }
+            return Err(io::Error::other("what was compressed reads back as something else"));
+        }
+        plain.consume(length);
+        read.consume(length);
     }
 }
 

@@ -26,6 +26,7 @@ use tidegate::audit::{Audit, Instance, PersonalData, Settings};
 use tidegate::model::{AuditMode, Clock, RecordId};
 
 use super::journal::{copy, cross, decision, settings};
+use super::journal_tree::tidegate;
 
 const DAY: i64 = 86_400;
 
@@ -47,7 +48,7 @@ fn start(dir: &Path, clock: &Arc<Moved>, change: impl FnOnce(&mut Settings)) -> 
     Audit::open_with(&settings, instance, storage, clock.clone()).unwrap()
 }
 
-fn payloads(dir: &Path) -> Vec<(u64, Vec<u8>)> {
+pub(crate) fn payloads(dir: &Path) -> Vec<(u64, Vec<u8>)> {
     let mut reader = Reader::open(dir, None).unwrap();
     let mut all = Vec::new();
     while let Some(stored) = reader.read_next().unwrap() {
@@ -86,12 +87,12 @@ async fn blocking<T: Send + 'static>(audit: &Audit, with: impl FnOnce(Audit) -> 
     tokio::task::spawn_blocking(move || with(audit)).await.unwrap()
 }
 
-fn validator() -> jsonschema::Validator {
+pub(crate) fn validator() -> jsonschema::Validator {
     let schema: Value = serde_json::from_str(&json_schema()).unwrap();
     jsonschema::validator_for(&schema).unwrap()
 }
 
-fn fits(validator: &jsonschema::Validator, payload: &[u8]) {
+pub(crate) fn fits(validator: &jsonschema::Validator, payload: &[u8]) {
     let record: Value = serde_json::from_slice(payload).unwrap();
     let wrong: Vec<String> = validator.iter_errors(&record).map(|error| error.to_string()).collect();
     assert!(wrong.is_empty(), "{wrong:?}\n{record:#}");
@@ -504,4 +505,120 @@ async fn a_changed_record_is_not_deleted() {
     assert!(error.to_string().contains("is not what was signed"), "{error}");
     assert!(first.exists());
     audit.close().await;
+}
+
+#[tokio::test]
+async fn the_commands_erase_and_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Moved(AtomicI64::new(0)));
+    let erasable = |settings: &mut Settings| settings.personal = PersonalData::Erasable;
+    let audit = start(dir.path(), &clock, erasable);
+    let id = decide(&audit, &of_user("https://issuer.example|alice")).await;
+    audit.close().await;
+    let journal = dir.path().to_str().unwrap();
+    let run = |args: &[&str]| tidegate(&[&["audit"], args, &["--journal", journal]].concat());
+    let alice = ["erase", "--tenant", "acme", "--subject", "https://issuer.example|alice", "--reason", "r"];
+    let (code, out, _) = run(&["query", "--principal", "alice"]);
+    assert!(code == 0 && out.contains("https://issuer.example|alice"), "{out}");
+    let (code, out, error) = run(&alice);
+    assert!(code == 0 && out.contains("erased: what identifies subject:"), "{out}{error}");
+    let (code, out, _) = run(&alice);
+    assert!(code == 1 && out.contains("nothing is known of"), "{out}");
+    assert_eq!(run(&["query", "--principal", "alice"]).0, 1);
+    let (code, out, _) = run(&["query", "--id", &id.to_string()]);
+    assert!(code == 0 && out.contains("erased on 20"), "{out}");
+    assert_eq!(run(&["hold", "list"]), (1, "no holds\n".to_owned(), String::new()));
+    assert_eq!(run(&["hold", "add", "case-17", "--reason", "litigation", "--from", "7d"]).0, 0);
+    let (code, _, error) = run(&["hold", "add", "case-17", "--reason", "again"]);
+    assert!(code == 3 && error.contains("there is a hold `case-17` already"), "{error}");
+    let (code, out, _) = run(&["hold", "list"]);
+    assert!(code == 0 && out.contains("case-17") && out.contains("litigation"), "{out}");
+    let (_, out, _) = run(&["hold", "list", "--output", "json"]);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["name"], "case-17");
+    assert_eq!(run(&["hold", "remove", "case-17", "--reason", "settled"]).0, 0);
+    assert_eq!(run(&["hold", "remove", "case-17", "--reason", "settled"]).0, 3);
+    let (code, _, error) = tidegate(&["audit", "hold", "add", "x", "--reason", "y", "--journal", "/nowhere"]);
+    assert!(code == 3 && error.contains("/nowhere"), "{error}");
+    let exported = dir.path().join("out");
+    assert_eq!(run(&["verify", "--export", exported.to_str().unwrap()]).0, 0);
+    // All of it is recorded by the next start, in order.
+    let audit = start(dir.path(), &clock, erasable);
+    let path = dir.path().to_owned();
+    eventually("the notes", || fs::read_dir(path.join("notes")).unwrap().next().is_none()).await;
+    audit.close().await;
+    let names =
+        |event: &Event<'_>| serde_json::to_value(event).unwrap()["event"].as_str().unwrap().to_owned();
+    let told: Vec<String> = events(dir.path()).iter().map(names).collect();
+    let mut rest = told.iter();
+    for expected in ["subject.erased", "hold.added", "hold.removed", "audit.read"] {
+        assert!(rest.any(|name| name == expected), "{expected}: {told:?}");
+    }
+    assert!(check(dir.path()).is_good());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_hot_any_more_is_compressed_and_read_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Moved(AtomicI64::new(-200 * DAY)));
+    let audit = start(dir.path(), &clock, |_| ());
+    let first = cross(&audit, AuditMode::Required).await;
+    fill(&audit, 1200).await;
+    audit.close().await;
+    clock.0.store(0, Ordering::SeqCst);
+    let audit = start(dir.path(), &clock, |_| ());
+    fill(&audit, 5).await;
+    let (plain, before) = (segments(dir.path()), payloads(dir.path()));
+    let saved = fs::read(&plain[0]).unwrap();
+    assert_eq!(blocking(&audit, |audit| audit.prune().unwrap()).await.segments, 0);
+    let packed = PathBuf::from(format!("{}.gz", plain[0].display()));
+    assert!(packed.exists() && !plain[0].exists() && plain.last().unwrap().exists());
+    assert!(fs::metadata(&packed).unwrap().len() * 3 < saved.len() as u64);
+    let read = payloads(dir.path());
+    assert_eq!(read[..before.len()], before[..]);
+    let since = Reader::open(dir.path(), Some(Timestamp::now() - jiff::SignedDuration::from_hours(24)));
+    assert!(since.unwrap().read_next().unwrap().is_some());
+    audit.close().await;
+    let key: VerifierKey = fs::read_to_string(dir.path().join("tree/vkey")).unwrap().parse().unwrap();
+    let good = |dir: &Path| {
+        let report = check(dir);
+        assert!(report.is_good() && report.pruned == 0 && report.records > 2400, "{report:?}");
+    };
+    good(dir.path());
+    prove(dir.path(), Wanted::Crossing(first)).unwrap().verify(&key).unwrap();
+    let some = (Some(Bound::Record(3)), Some(Bound::Record(90)));
+    let some = range::check(dir.path(), some, Some(&key), &AtomicU64::new(0)).unwrap();
+    assert!(some.is_good() && some.records == 87, "{some:?}");
+    rebuild::rebuild(dir.path(), Some(&key)).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    assert!(export::export(dir.path(), out.path()).unwrap() > 2400);
+    // A crash between writing the one and removing the other, or while it was written.
+    fs::write(&plain[0], &saved).unwrap();
+    fs::write(dir.path().join("seg-00000000000000000000.log.gz.new"), "half").unwrap();
+    good(dir.path());
+    fs::write(&packed, "half").unwrap();
+    good(dir.path());
+    let audit = start(dir.path(), &clock, |_| ());
+    blocking(&audit, |audit| audit.prune().unwrap()).await;
+    audit.close().await;
+    assert!(!plain[0].exists());
+    good(dir.path());
+    // Wherever it is changed or cut, it is noticed.
+    let whole = fs::read(&packed).unwrap();
+    for at in [0, 1, whole.len() / 3, whole.len() / 2, whole.len() - 100] {
+        let mut changed = whole.clone();
+        changed[at] ^= 0x10;
+        fs::write(&packed, changed).unwrap();
+        assert!(!check(dir.path()).is_good(), "a change at {at}");
+        fs::write(&packed, &whole[..at]).unwrap();
+        assert!(!check(dir.path()).is_good(), "a cut at {at}");
+    }
+    fs::write(&packed, whole).unwrap();
+    good(dir.path());
+    // When they are old enough they go like any other.
+    clock.0.store(260 * DAY, Ordering::SeqCst);
+    let audit = start(dir.path(), &clock, |_| ());
+    fill(&audit, 5).await;
+    assert!(blocking(&audit, |audit| audit.prune().unwrap()).await.segments > 0);
+    audit.close().await;
+    assert!(!packed.exists() && check(dir.path()).is_good());
 }

@@ -196,11 +196,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Veri
 /// They cannot be listed.
 pub fn total_bytes(journal: &Path) -> Result<u64, VerifyError> {
     let segments = segments(journal)?;
-    Ok(segments
-        .iter()
-        .filter_map(|segment| std::fs::metadata(&segment.path).ok())
-        .map(|meta| meta.len())
-        .sum())
+    Ok(segments.iter().filter_map(|segment| segment.bytes().ok()).sum())
 }
 
 fn segments(journal: &Path) -> Result<Vec<Listed>, VerifyError> {
