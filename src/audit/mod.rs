@@ -8,14 +8,18 @@
 //! is refused. Records hold no payloads, credentials or secrets. Nothing here decides anything.
 
 mod archive;
+pub mod canonical;
 mod committer;
 mod draft;
 mod encode;
 #[cfg(test)]
 mod faults;
 pub mod frame;
+pub mod holds;
 mod journal;
 mod keys;
+mod modes;
+pub mod notes;
 #[cfg(test)]
 mod power;
 mod queue;
@@ -23,12 +27,15 @@ pub mod reader;
 pub mod record;
 mod recovery;
 mod refusals;
+mod retention;
 mod segment;
 mod settings;
 mod shared;
 pub mod storage;
+pub mod subjects;
 mod syncer;
 pub mod tree;
+mod upkeep;
 pub mod verify;
 pub mod view;
 
@@ -38,7 +45,8 @@ use std::path::PathBuf;
 pub use draft::Draft;
 pub use journal::{Audit, Instance};
 pub use keys::Digester;
-pub use settings::{Settings, SettingsError};
+pub use retention::{Pruned, RetentionError};
+pub use settings::{PersonalData, Retention, Settings, SettingsError};
 pub use shared::{State, Stats};
 pub use tree::{Published, TreeError};
 

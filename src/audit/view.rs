@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::reader::{ReadError, Reader, Stored};
 use super::record::{Ending, Verdict};
 use super::segment::Open;
+use super::subjects::Opener;
 use crate::model::RecordId;
 
 /// Lines that were given out before their outcome came, at most; the outcomes of more are not shown.
@@ -202,6 +203,7 @@ pub struct Lines {
     filter: Filter,
     limit: usize,
     keep_json: bool,
+    opener: Option<Opener>,
     rows: VecDeque<Row>,
     /// How many rows were taken from the front.
     taken: usize,
@@ -216,7 +218,8 @@ impl Lines {
     #[must_use]
     pub fn new(filter: Filter, limit: usize, keep_json: bool) -> Self {
         let (waiting, late) = (HashMap::new(), HashMap::new());
-        Self { filter, limit: limit.max(1), keep_json, rows: VecDeque::new(), taken: 0, waiting, late }
+        let (limit, rows) = (limit.max(1), VecDeque::new());
+        Self { filter, limit, keep_json, opener: None, rows, taken: 0, waiting, late }
     }
 
     /// From now on lines are to be taken as they come.
@@ -224,8 +227,15 @@ impl Lines {
         self.limit = MAX_FOLLOWED;
     }
 
+    /// Shows what is encrypted under keys of users, as long as those are there.
+    pub fn open_with(&mut self, opener: Opener) {
+        self.opener = Some(opener);
+    }
+
     /// Takes the next record. One that cannot be understood, written by a later version, is passed over.
     pub fn add(&mut self, stored: &Stored<'_>) {
+        let restored = self.opener.as_mut().and_then(|opener| opener.restored(stored.payload));
+        let stored = &Stored { payload: restored.as_deref().unwrap_or(stored.payload), ..*stored };
         let Ok(seen) = serde_json::from_slice::<Seen<'_>>(stored.payload) else { return };
         if seen.kind == "outcome" {
             return self.join(stored, &seen);
@@ -339,6 +349,7 @@ pub fn newest(
             None => Reader::open_back(directory, back)?,
         };
         let mut lines = Lines::new(filter.clone(), limit, keep_json);
+        lines.open_with(Opener::new(directory));
         while let Some(stored) = reader.read_next()? {
             lines.add(&stored);
         }
@@ -375,7 +386,7 @@ mod tests {
         assert_eq!((row.who.as_str(), row.status), ("https://issuer.example|alice", Some(200)));
         assert_eq!((row.resource.as_str(), row.destination.as_str()), ("Model eu/llama", "eu"));
         assert_eq!((row.decision, row.why.as_str()), ("allow", "chat-for-research"));
-        assert!(row.json[0].starts_with("{\"seq\":0,\"v\":1,") && row.json[1].starts_with("{\"seq\":1,"));
+        assert!(row.json[0].starts_with("{\"seq\":0,\"action\":") && row.json[1].starts_with("{\"seq\":1,"));
     }
 
     #[test]

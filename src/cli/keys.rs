@@ -13,6 +13,8 @@ use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::{Answer, Output};
+use crate::audit::notes;
+use crate::audit::record::Event;
 use crate::config::{self, Config};
 use crate::model::{Clock as _, RecipientName, SystemClock, TenantName};
 use crate::protect::keys::{Direction, KeyFile, KeyName, KeyState, Keys, Limits, Scope, make_root_files};
@@ -205,18 +207,36 @@ fn list(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
 }
 
 async fn rotate(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
-    let (_, keys) = load(&select.config)?;
+    let (config, keys) = load(&select.config)?;
     let scopes: BTreeSet<Scope> = keys.store().list()?.into_iter().map(|(name, _)| name.scope).collect();
     let mut made = Vec::new();
     for scope in scopes.iter().filter(|scope| select.wants(scope) && keys.knows(&scope.recipient)) {
         made.push(keys.make(scope).await?);
     }
     print_names(select, "made", &made, keys.store().directory(), out)?;
+    tell(&config, "rotate", &made);
     Ok(if made.is_empty() { Answer::No } else { Answer::Yes })
 }
 
+/// Leaves a note of changed keys to the journal, if there is one; the gateway records it.
+fn tell(config: &Config, change: &str, names: &[KeyName]) {
+    let journal = &config.file.audit.directory;
+    for name in names.iter().filter(|_| journal.exists()) {
+        let event = Event::SealingKey {
+            change: change.into(),
+            key: name.to_string().into(),
+            actor: notes::actor().into(),
+            at: jiff::Timestamp::now(),
+        };
+        if let Err(error) = notes::leave(journal, &event) {
+            let _ = writeln!(std::io::stderr(), "tidegate: this is not recorded in the journal: {error}");
+            return;
+        }
+    }
+}
+
 async fn rewrap(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
-    let (_, keys) = load(&select.config)?;
+    let (config, keys) = load(&select.config)?;
     let mut done = Vec::new();
     for (name, file) in keys.store().list()? {
         if file.state != KeyState::Destroyed && select.wants(&name.scope) && keys.knows(&name.scope.recipient)
@@ -226,11 +246,12 @@ async fn rewrap(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> 
         }
     }
     print_names(select, "wrapped anew", &done, keys.store().directory(), out)?;
+    tell(&config, "rewrap", &done);
     Ok(if done.is_empty() { Answer::No } else { Answer::Yes })
 }
 
 fn retire(args: &Retire, out: &mut dyn Write) -> anyhow::Result<Answer> {
-    let (_, keys) = load(&args.select.config)?;
+    let (config, keys) = load(&args.select.config)?;
     let store = keys.store();
     let lock = store.lock()?;
     let mut done = Vec::new();
@@ -251,6 +272,7 @@ fn retire(args: &Retire, out: &mut dyn Write) -> anyhow::Result<Answer> {
     }
     let verb = if args.destroy { "destroyed" } else { "retired" };
     print_names(&args.select, verb, &done, store.directory(), out)?;
+    tell(&config, if args.destroy { "destroy" } else { "retire" }, &done);
     Ok(if done.is_empty() { Answer::No } else { Answer::Yes })
 }
 

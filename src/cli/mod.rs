@@ -78,6 +78,9 @@ enum Audit {
     Query(audit::QueryArgs),
     Verify(audit::verify::VerifyArgs),
     Proof(audit::verify::ProofArgs),
+    Erase(audit::erase::EraseArgs),
+    #[command(subcommand)]
+    Hold(audit::erase::HoldArgs),
 }
 
 fn show(command: &Audit) -> anyhow::Result<Answer> {
@@ -86,6 +89,8 @@ fn show(command: &Audit) -> anyhow::Result<Answer> {
         Audit::Query(args) => audit::print_query(args),
         Audit::Verify(args) => return audit::verify::run(args),
         Audit::Proof(args) => return audit::verify::proof(args),
+        Audit::Erase(args) => return audit::erase::erase(args, &mut std::io::stdout().lock()),
+        Audit::Hold(args) => return audit::erase::hold(args, &mut std::io::stdout().lock()),
     };
     match found {
         Ok(true) => Ok(Answer::Yes),

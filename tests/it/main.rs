@@ -11,6 +11,7 @@ mod gate;
 mod identity;
 mod inspect;
 mod journal;
+mod journal_keep;
 mod journal_tree;
 mod listen;
 mod meter;

@@ -1,5 +1,6 @@
 //! `tidegate audit tail` and `query`: the journal as a table or as JSON lines.
 
+pub mod erase;
 pub mod verify;
 
 use std::io::{self, IsTerminal as _, Write};
