@@ -13,9 +13,11 @@ mod draft;
 mod encode;
 #[cfg(test)]
 mod faults;
+pub mod filter;
 pub mod frame;
 mod journal;
 mod keys;
+pub mod lines;
 #[cfg(test)]
 mod power;
 mod queue;

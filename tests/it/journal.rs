@@ -357,7 +357,7 @@ async fn a_reader_follows_a_live_journal() {
 
 fn shown(dir: &Path, output: Output, filter: FilterArgs) -> (bool, String) {
     let mut out = Vec::new();
-    let args = QueryArgs { journal: dir.to_owned(), since: None, limit: 10, filter, output };
+    let args = QueryArgs { journal: dir.to_owned(), limit: 10, filter, output };
     let found = query(&args, &mut Printer::new(&mut out, output, false)).unwrap();
     (found, String::from_utf8(out).unwrap())
 }
@@ -380,7 +380,7 @@ async fn a_query_prints_what_it_finds() {
     assert!(line(denied).contains("deny") && line(denied).contains("not_permitted"), "{table}");
     assert!(table.starts_with("TIME"), "{table}");
 
-    let by_id = FilterArgs { id: Some(denied), ..FilterArgs::default() };
+    let by_id = FilterArgs { id: Some(denied.into()), ..FilterArgs::default() };
     let (_, json) = shown(dir.path(), Output::Json, by_id);
     let lines: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -1,5 +1,6 @@
 //! `tidegate audit tail` and `query`: the journal as a table or as JSON lines.
 
+pub mod filter;
 pub mod verify;
 
 use std::io::{self, IsTerminal as _, Write};
@@ -9,12 +10,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, Width};
-use jiff::Timestamp;
 
+pub use self::filter::FilterArgs;
+use crate::audit::lines::{self, Row};
 use crate::audit::reader::ReadError;
-use crate::audit::record::Verdict;
-use crate::audit::view::{self, Filter, Row};
-use crate::model::RecordId;
 
 const QUERY_EXAMPLES: &str = "\
 Examples:
@@ -56,9 +55,6 @@ pub struct QueryArgs {
     /// The journal's directory
     #[arg(long, value_name = "DIR")]
     pub journal: PathBuf,
-    /// Only from this time on: `2026-11-24T08:00:00Z`, or how long ago: `15m`, `24h`, `7d`
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    pub since: Option<Timestamp>,
     /// The most lines to show; the newest are kept
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
@@ -70,34 +66,6 @@ pub struct QueryArgs {
     pub output: Output,
 }
 
-/// Which records are wanted.
-#[derive(Debug, Clone, Default, Args)]
-pub struct FilterArgs {
-    /// Only principals whose id contains this text
-    #[arg(long, value_name = "TEXT")]
-    pub principal: Option<String>,
-    /// Only this decision
-    #[arg(long, value_enum)]
-    pub decision: Option<DecisionArg>,
-    /// Only decisions of this policy, by its @id
-    #[arg(long, value_name = "ID")]
-    pub policy: Option<String>,
-    /// Only the crossing with this record id
-    #[arg(long, value_name = "RECORD")]
-    pub id: Option<RecordId>,
-}
-
-/// A decision to search for.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum DecisionArg {
-    /// Permitted by policy
-    Allow,
-    /// Not permitted by policy
-    Deny,
-    /// Refused before or after the policies: malformed, unidentified, over a limit
-    Reject,
-}
-
 /// The form of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -106,31 +74,6 @@ pub enum Output {
     Table,
     /// The records for programs, one JSON object a line
     Json,
-}
-
-impl FilterArgs {
-    fn filter(&self, since: Option<Timestamp>) -> Filter {
-        let decision = self.decision.map(|decision| match decision {
-            DecisionArg::Allow => Verdict::Allow,
-            DecisionArg::Deny => Verdict::Deny,
-            DecisionArg::Reject => Verdict::Reject,
-        });
-        Filter {
-            principal: self.principal.clone(),
-            decision,
-            policy: self.policy.clone(),
-            id: self.id,
-            since,
-        }
-    }
-}
-
-fn since(text: &str) -> Result<Timestamp, String> {
-    if let Ok(ago) = text.parse::<crate::model::Duration>() {
-        return Timestamp::now().checked_sub(ago.get()).map_err(|_| format!("`{text}` ago is too long ago"));
-    }
-    text.parse()
-        .map_err(|_| format!("`{text}` is no time: write `2026-11-24T08:00:00Z` or `15m`, `24h`, `7d`"))
 }
 
 /// A journal that could not be shown.
@@ -210,8 +153,7 @@ fn number(line: &str) -> u64 {
 /// The journal cannot be read, or the output not written.
 pub fn tail(args: &TailArgs, printer: &mut Printer<'_>) -> Result<(), ShowError> {
     let keep_json = args.output == Output::Json;
-    let (mut lines, mut reader) =
-        view::newest(&args.journal, &args.filter.filter(None), args.lines, keep_json)?;
+    let (mut lines, mut reader) = lines::newest(&args.journal, &args.filter.filter(), args.lines, keep_json)?;
     if !args.follow {
         printer.print(&lines.take())?;
         return Ok(());
@@ -241,8 +183,8 @@ pub fn tail(args: &TailArgs, printer: &mut Printer<'_>) -> Result<(), ShowError>
 /// # Errors
 /// The journal cannot be read, or the output not written.
 pub fn query(args: &QueryArgs, printer: &mut Printer<'_>) -> Result<bool, ShowError> {
-    let filter = args.filter.filter(args.since);
-    let (mut lines, _) = view::newest(&args.journal, &filter, args.limit, args.output == Output::Json)?;
+    let filter = args.filter.filter();
+    let (mut lines, _) = lines::newest(&args.journal, &filter, args.limit, args.output == Output::Json)?;
     let rows = lines.take();
     printer.print(&rows)?;
     Ok(!rows.is_empty())
@@ -338,14 +280,6 @@ fn short(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_is_absolute_or_ago() {
-        assert_eq!(since("2026-01-01T00:00:00Z").unwrap().to_string(), "2026-01-01T00:00:00Z");
-        let ago = Timestamp::now().duration_since(since("15m").unwrap());
-        assert!((899..=901).contains(&ago.as_secs()));
-        assert!(since("yesterday").unwrap_err().contains("yesterday"));
-    }
 
     #[test]
     fn a_long_text_keeps_its_end() {

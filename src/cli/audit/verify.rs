@@ -93,7 +93,9 @@ fn bound(text: &str) -> Result<Bound, String> {
     if let Ok(seq) = text.parse() {
         return Ok(Bound::Record(seq));
     }
-    super::since(text).map(Bound::Time).map_err(|error| format!("{error}, or a record number: `1200`"))
+    super::filter::since(text)
+        .map(Bound::Time)
+        .map_err(|error| format!("{error}, or a record number: `1200`"))
 }
 
 fn wanted(text: &str) -> Result<Wanted, String> {
