@@ -9,6 +9,7 @@
 
 mod archive;
 mod committer;
+pub mod crossing;
 mod draft;
 mod encode;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub mod record;
 mod recovery;
 mod refusals;
 mod segment;
+pub mod sentence;
 mod settings;
 mod shared;
 pub mod storage;

@@ -71,6 +71,7 @@ enum Command {
 enum Audit {
     Tail(audit::TailArgs),
     Query(audit::QueryArgs),
+    Explain(audit::explain::ExplainArgs),
     Verify(audit::verify::VerifyArgs),
     Proof(audit::verify::ProofArgs),
 }
@@ -79,6 +80,7 @@ fn show(command: &Audit) -> anyhow::Result<Answer> {
     let found = match command {
         Audit::Tail(args) => audit::print_tail(args).map(|()| true),
         Audit::Query(args) => audit::print_query(args),
+        Audit::Explain(args) => return audit::explain::run(args),
         Audit::Verify(args) => return audit::verify::run(args),
         Audit::Proof(args) => return audit::verify::proof(args),
     };

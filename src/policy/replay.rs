@@ -14,7 +14,7 @@ use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use self::question::{Evaluated, Question, Recorded, Wrong};
-use super::bundle::{Bundle, content_hash};
+use super::bundle::{Bundle, PolicyInfo, content_hash};
 use super::permit::{DenialReason, Evaluation};
 use crate::model::{Candidate, Problems, Protection};
 
@@ -96,9 +96,19 @@ pub struct Replayed {
     /// What may explain a difference.
     pub notes: Vec<String>,
     /// The policies that took part, with their text as it was: those that decide now and those that the record names.
-    pub policies: Vec<(String, String)>,
+    pub policies: Vec<PolicyThen>,
     /// How many policies the bundle has.
     pub of_policies: usize,
+}
+
+/// A policy as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyThen {
+    /// What is known of it: id, effect, owner, reason, file and line.
+    #[serde(flatten)]
+    pub info: PolicyInfo,
+    /// Its text.
+    pub text: String,
 }
 
 /// Replays one record; `bundles` is the archive, `<audit.directory>/bundles`.
@@ -148,7 +158,7 @@ impl Replayer {
         let mut differences = contradictions;
         answer.compare(&recorded, &mut differences);
         let mut notes = Vec::new();
-        if question.has_digested_path() {
+        if question.has_digested_path() && reads_path(&bundle) {
             notes.push(
                 "the record holds the object's key as a digest: a policy that reads `context.request.path` was \
                  asked with another text"
@@ -158,12 +168,15 @@ impl Replayer {
         let mut named: Vec<&String> = answer.policies.iter().chain(&recorded.policies).collect();
         named.sort();
         named.dedup();
-        let text = |id: &String| Some((id.clone(), bundle.policy_text(id)?));
+        let then = |id: &String| {
+            let info = PolicyInfo::clone(bundle.policy(id)?);
+            Some(PolicyThen { info, text: bundle.policy_text(id)? })
+        };
         Ok(Replayed {
             bundle: bundle.hash().to_owned(),
             decision: answer.decision(),
             code: answer.reason.map(DenialReason::code),
-            policies: named.into_iter().filter_map(text).collect(),
+            policies: named.into_iter().filter_map(then).collect(),
             agrees: differences.is_empty(),
             differences,
             notes,
@@ -288,6 +301,14 @@ impl Answer {
             }
         }
     }
+}
+
+/// Whether any policy may look at the path, which for stores a record holds only as a digest.
+fn reads_path(bundle: &Bundle) -> bool {
+    bundle
+        .policies()
+        .iter()
+        .any(|info| bundle.policy_text(&info.id).is_some_and(|text| text.contains("path")))
 }
 
 fn names(ids: &[Arc<str>]) -> Vec<String> {

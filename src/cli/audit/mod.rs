@@ -1,6 +1,8 @@
 //! `tidegate audit tail` and `query`: the journal as a table or as JSON lines.
 
+pub mod explain;
 pub mod filter;
+mod progress;
 pub mod verify;
 
 use std::io::{self, IsTerminal as _, Write};

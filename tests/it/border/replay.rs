@@ -214,8 +214,8 @@ async fn every_decision_of_a_varied_day_replays_to_the_same_reasons() {
         assert_eq!(record["decision"], answer.decision);
         assert_eq!(record["policies"], json!(answer.reasons));
         assert_eq!(record["bundle"], answer.bundle);
-        for (id, text) in &answer.policies {
-            assert!(text.contains(&format!("@id(\"{id}\")")), "{text}");
+        for policy in &answer.policies {
+            assert!(policy.text.contains(&format!("@id(\"{}\")", policy.info.id)), "{}", policy.text);
         }
         *(if answer.decision == "allow" { &mut allowed } else { &mut denied }) += 1;
         reasons.extend(answer.reasons);
