@@ -44,8 +44,10 @@ pub struct Row {
     pub ending: Option<Ending>,
     /// The crossing.
     pub id: Option<RecordId>,
-    /// The JSON of its records, `seq` added to each.
-    pub json: Vec<String>,
+    /// The label's level, and the protection that was decided.
+    pub data: String,
+    /// The number and bytes of its records, if they are wanted.
+    pub records: Vec<(u64, Vec<u8>)>,
     key: Option<Open>,
     seen: Instant,
 }
@@ -82,9 +84,32 @@ fn shown(seen: &RecordView<'_>) -> Row {
         status: seen.status,
         ending: seen.ending,
         id: seen.id,
-        json: Vec::new(),
+        data: data(seen),
+        records: Vec::new(),
         key: seen.id.zip(seen.attempt),
         seen: Instant::now(),
+    }
+}
+
+fn data(seen: &RecordView<'_>) -> String {
+    let level = seen.label.as_ref().map(|label| &label.level);
+    let parts: Vec<String> = level.into_iter().chain(&seen.protection).map(|part| printable(part)).collect();
+    parts.join(", ")
+}
+
+impl Row {
+    /// The line of a record, with the outcome of its decision; none if it cannot be understood.
+    #[must_use]
+    pub fn of(record: (u64, Vec<u8>), outcome: Option<(u64, Vec<u8>)>) -> Option<Self> {
+        let mut row = shown(&RecordView::parse(&record.1).ok()?);
+        row.seq = record.0;
+        if let Some(ended) = outcome.as_ref().and_then(|(_, bytes)| RecordView::parse(bytes).ok()) {
+            row.status = ended.status;
+            row.ending = ended.ending;
+        }
+        row.records.push(record);
+        row.records.extend(outcome);
+        Some(row)
     }
 }
 
@@ -93,7 +118,7 @@ fn shown(seen: &RecordView<'_>) -> Row {
 pub struct Lines {
     filter: Filter,
     limit: usize,
-    keep_json: bool,
+    keep: bool,
     rows: VecDeque<Row>,
     /// How many rows were taken from the front.
     taken: usize,
@@ -106,9 +131,9 @@ pub struct Lines {
 impl Lines {
     /// No lines yet.
     #[must_use]
-    pub fn new(filter: Filter, limit: usize, keep_json: bool) -> Self {
+    pub fn new(filter: Filter, limit: usize, keep: bool) -> Self {
         let (waiting, late) = (HashMap::new(), HashMap::new());
-        Self { filter, limit: limit.max(1), keep_json, rows: VecDeque::new(), taken: 0, waiting, late }
+        Self { filter, limit: limit.max(1), keep, rows: VecDeque::new(), taken: 0, waiting, late }
     }
 
     /// From now on lines are to be taken as they come.
@@ -130,7 +155,7 @@ impl Lines {
     fn push(&mut self, stored: &Stored<'_>, seen: &RecordView<'_>) {
         let mut row = shown(seen);
         row.seq = stored.seq;
-        row.json.extend(self.json(stored));
+        row.records.extend(self.kept(stored));
         if let Some(key) = row.key
             && seen.kind == "decision"
         {
@@ -145,18 +170,18 @@ impl Lines {
     fn join(&mut self, stored: &Stored<'_>, seen: &RecordView<'_>) {
         let key = seen.id.zip(seen.attempt);
         let place = key.and_then(|key| self.waiting.remove(&key)).and_then(|at| at.checked_sub(self.taken));
-        let json = self.json(stored);
+        let kept = self.kept(stored);
         if let Some(row) = place.and_then(|place| self.rows.get_mut(place)) {
             row.status = seen.status;
             row.ending = seen.ending;
-            row.json.extend(json);
+            row.records.extend(kept);
             return;
         }
         if let Some(decided) = key.and_then(|key| self.late.remove(&key)) {
-            let (seq, time, json) = (stored.seq, seen.time, json.into_iter().collect());
+            let (seq, time, records) = (stored.seq, seen.time, kept.into_iter().collect());
             let why = seen.ending.map_or_else(String::new, |ending| ending.name().to_owned());
             let (decision, status, ending) = ("end", seen.status, seen.ending);
-            self.rows.push_back(Row { seq, time, decision, why, status, ending, json, ..decided });
+            self.rows.push_back(Row { seq, time, decision, why, status, ending, records, ..decided });
             return;
         }
         // A request that ended before its decision, or one whose line is not there.
@@ -166,12 +191,8 @@ impl Lines {
         }
     }
 
-    fn json(&self, stored: &Stored<'_>) -> Option<String> {
-        if !self.keep_json {
-            return None;
-        }
-        let rest = std::str::from_utf8(stored.payload).ok()?.strip_prefix('{')?;
-        Some(format!("{{\"seq\":{},{rest}", stored.seq))
+    fn kept(&self, stored: &Stored<'_>) -> Option<(u64, Vec<u8>)> {
+        self.keep.then(|| (stored.seq, stored.payload.to_vec()))
     }
 
     fn pop(&mut self) -> Option<Row> {
@@ -206,7 +227,7 @@ impl Lines {
                 && row.ending.is_none()
                 && self.late.len() < MAX_LATE
             {
-                self.late.insert(key, Row { json: Vec::new(), ..row.clone() });
+                self.late.insert(key, Row { records: Vec::new(), ..row.clone() });
             }
             taken.push(row);
         }
@@ -222,7 +243,7 @@ pub fn newest(
     directory: &Path,
     filter: &Filter,
     limit: usize,
-    keep_json: bool,
+    keep: bool,
 ) -> Result<(Lines, Reader), ReadError> {
     let mut back = 1_usize;
     loop {
@@ -230,7 +251,7 @@ pub fn newest(
             Some(since) => (Reader::open(directory, Some(since))?, true),
             None => Reader::open_back(directory, back)?,
         };
-        let mut lines = Lines::new(filter.clone(), limit, keep_json);
+        let mut lines = Lines::new(filter.clone(), limit, keep);
         while let Some(stored) = reader.read_next()? {
             lines.add(&stored);
         }
@@ -267,7 +288,9 @@ mod tests {
         assert_eq!((row.who.as_str(), row.status), ("https://issuer.example|alice", Some(200)));
         assert_eq!((row.resource.as_str(), row.destination.as_str()), ("Model eu/llama", "eu"));
         assert_eq!((row.decision, row.why.as_str()), ("allow", "chat-for-research"));
-        assert!(row.json[0].starts_with("{\"seq\":0,\"v\":1,") && row.json[1].starts_with("{\"seq\":1,"));
+        assert_eq!(row.records, [(0, allowed.clone()), (1, ended.clone())]);
+        let again = Row::of((0, allowed), Some((1, ended))).unwrap();
+        assert_eq!((again.why, again.status, again.seq), (row.why.clone(), row.status, row.seq));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod faults;
 pub mod filter;
 pub mod formats;
 pub mod frame;
+pub mod index;
 mod journal;
 mod keys;
 pub mod lines;

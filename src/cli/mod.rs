@@ -44,7 +44,7 @@ Examples:
   tidegate certs init certs                 certificates for a first start
   tidegate check --config tidegate.toml     all problems of all files
   tidegate serve --config tidegate.toml     run the gateway
-  tidegate audit query --journal journal --decision deny --since 24h
+  tidegate audit query --journal journal --decision deny --from 24h
 
 Exit codes:
   0  success
@@ -69,26 +69,20 @@ enum Command {
 /// Subcommands of `audit`.
 #[derive(Debug, Subcommand)]
 enum Audit {
-    Tail(audit::TailArgs),
-    Query(audit::QueryArgs),
+    Tail(audit::tail::TailArgs),
+    Query(audit::query::QueryArgs),
     Explain(audit::explain::ExplainArgs),
     Verify(audit::verify::VerifyArgs),
     Proof(audit::verify::ProofArgs),
 }
 
 fn show(command: &Audit) -> anyhow::Result<Answer> {
-    let found = match command {
-        Audit::Tail(args) => audit::print_tail(args).map(|()| true),
-        Audit::Query(args) => audit::print_query(args),
-        Audit::Explain(args) => return audit::explain::run(args),
-        Audit::Verify(args) => return audit::verify::run(args),
-        Audit::Proof(args) => return audit::verify::proof(args),
-    };
-    match found {
-        Ok(true) => Ok(Answer::Yes),
-        Ok(false) => Ok(Answer::No),
-        Err(error) if error.is_broken_pipe() => Ok(Answer::Yes),
-        Err(error) => Err(error.into()),
+    match command {
+        Audit::Tail(args) => audit::tail::run(args),
+        Audit::Query(args) => audit::query::run(args),
+        Audit::Explain(args) => audit::explain::run(args),
+        Audit::Verify(args) => audit::verify::run(args),
+        Audit::Proof(args) => audit::verify::proof(args),
     }
 }
 
