@@ -10,14 +10,19 @@
 mod archive;
 pub mod canonical;
 mod committer;
+pub mod crossing;
 mod draft;
 mod encode;
 #[cfg(test)]
 mod faults;
+pub mod filter;
+pub mod formats;
 pub mod frame;
 pub mod holds;
+pub mod index;
 mod journal;
 mod keys;
+pub mod lines;
 mod modes;
 pub mod notes;
 #[cfg(test)]
@@ -29,6 +34,7 @@ mod recovery;
 mod refusals;
 mod retention;
 mod segment;
+pub mod sentence;
 mod settings;
 mod shared;
 pub mod storage;

@@ -56,6 +56,17 @@ impl<'a> From<Frame<'a>> for Stored<'a> {
     }
 }
 
+/// Where a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The number of the first record of its segment.
+    pub segment: u64,
+    /// The offset of its frame.
+    pub offset: u64,
+    /// Its number.
+    pub seq: u64,
+}
+
 enum Step {
     Record,
     Other,
@@ -110,6 +121,40 @@ impl Reader {
         let frames = open(&segment)?;
         let expected = segment.first;
         Ok(Self { directory: directory.to_owned(), segment, frames, expected, ended: false })
+    }
+
+    /// Goes on from a place, which must be that of a record or the end of what was read.
+    ///
+    /// # Errors
+    /// The segment is not there, or cannot be read.
+    pub fn resume(directory: &Path, place: Place) -> Result<Self, ReadError> {
+        let segment = listed(directory)?.into_iter().find(|segment| segment.first == place.segment);
+        let segment = segment.ok_or_else(|| ReadError::Missing(directory.to_owned()))?;
+        let frames = FrameReader::open_at(&segment.path, place.offset)
+            .map_err(|source| ReadError::Io { path: segment.path.clone(), source })?;
+        Ok(Self { directory: directory.to_owned(), segment, frames, expected: place.seq, ended: false })
+    }
+
+    /// Where the record stands that was read last.
+    #[must_use]
+    pub fn last(&self) -> Place {
+        let seq = self.expected.saturating_sub(1);
+        Place { segment: self.segment.first, offset: self.frames.last_offset(), seq }
+    }
+
+    /// Where the next record will stand, or what comes before it.
+    #[must_use]
+    pub fn next(&self) -> Place {
+        Place { segment: self.segment.first, offset: self.frames.offset(), seq: self.expected }
+    }
+
+    /// The number of the oldest record that the journal still holds.
+    ///
+    /// # Errors
+    /// There is no journal, or it cannot be read.
+    pub fn oldest(directory: &Path) -> Result<u64, ReadError> {
+        let segments = listed(directory)?;
+        segments.first().map(|segment| segment.first).ok_or_else(|| ReadError::Missing(directory.to_owned()))
     }
 
     /// The next record; none if there is none now. A later call may give one.

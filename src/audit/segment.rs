@@ -229,6 +229,17 @@ impl FrameReader {
         }
     }
 
+    /// Begins at an offset, which must be that of a frame.
+    pub(crate) fn open_at(path: &Path, offset: u64) -> io::Result<Self> {
+        let reader = Self::open(path)?;
+        Ok(Self { base: offset, ..reader })
+    }
+
+    /// Where the frame begins that `next` gave last.
+    pub(crate) fn last_offset(&self) -> u64 {
+        self.base.saturating_add(u64::try_from(self.last).unwrap_or(u64::MAX))
+    }
+
     /// Where the next frame begins.
     pub(crate) fn offset(&self) -> u64 {
         self.base.saturating_add(u64::try_from(self.used).unwrap_or(u64::MAX))

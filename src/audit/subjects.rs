@@ -27,6 +27,8 @@ use super::record::{Decision, Personal, PersonalDecision};
 use super::refusals::network;
 use crate::model::{RecordId, TenantName};
 
+/// Where their keys lie, within the journal's directory.
+pub const DIRECTORY: &str = "keys/subjects";
 /// Subjects whose keys are held in memory; with more, all are read again.
 const MAX_HELD: usize = 65_536;
 
@@ -103,7 +105,7 @@ fn write_failed(path: &Path) -> impl FnOnce(io::Error) -> KeyError {
 
 impl Subjects {
     pub(crate) fn new(keys: Arc<Keys>, journal: &Path) -> Self {
-        let directory = journal.join("keys/subjects");
+        let directory = journal.join(DIRECTORY);
         Self { keys, directory, held: RwLock::default(), making: Mutex::default() }
     }
 
@@ -287,7 +289,7 @@ impl Opener {
     #[must_use]
     pub fn new(journal: &Path) -> Self {
         let keys = Keys::new(journal.join("keys"));
-        Self { keys, directory: journal.join("keys/subjects"), known: HashMap::new() }
+        Self { keys, directory: journal.join(DIRECTORY), known: HashMap::new() }
     }
 
     /// The record as it was before its personal members were encrypted; one whose key was destroyed says so in
@@ -382,7 +384,7 @@ pub fn find(journal: &Path, tenant: &TenantName, user: &str) -> Result<Option<Re
         if !keys.exists(tenant) {
             return Ok(None);
         }
-        pointed(&journal.join("keys/subjects"), &lookup(&keys, tenant, user)?)
+        pointed(&journal.join(DIRECTORY), &lookup(&keys, tenant, user)?)
     };
     found().map_err(|error: KeyError| EraseError::Key(Box::new(error)))
 }
@@ -390,7 +392,7 @@ pub fn find(journal: &Path, tenant: &TenantName, user: &str) -> Result<Option<Re
 /// Whether there is a key with this id.
 #[must_use]
 pub fn is_known(journal: &Path, subject: RecordId) -> bool {
-    journal.join("keys/subjects").join(format!("{subject}.json")).exists()
+    journal.join(DIRECTORY).join(format!("{subject}.json")).exists()
 }
 
 /// Destroys the key of a subject and every name that leads to it. Done again it does nothing.
@@ -398,7 +400,7 @@ pub fn is_known(journal: &Path, subject: RecordId) -> bool {
 /// # Errors
 /// A file cannot be written or removed.
 pub fn destroy(journal: &Path, subject: RecordId, erased: &Erased) -> Result<(), EraseError> {
-    let directory = journal.join("keys/subjects");
+    let directory = journal.join(DIRECTORY);
     let failed = |action, path: &Path| {
         let path = path.to_owned();
         move |source| EraseError::Io { action, path, source }

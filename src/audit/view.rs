@@ -1,139 +1,228 @@
-//! The journal as lines for people: one a crossing, decision and outcome joined. Texts are made safe to print, for
-//! callers choose some of them.
+//! A record as readers see it: members by their name, borrowed from its bytes; what a later version added is passed over.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
 
-use super::reader::{ReadError, Reader, Stored};
 use super::record::{Ending, Verdict};
-use super::segment::Open;
-use super::subjects::Opener;
-use crate::model::RecordId;
+use crate::model::{Level, RecordId};
 
-/// Lines that were given out before their outcome came, at most; the outcomes of more are not shown.
-const MAX_LATE: usize = 4096;
-/// Lines that may wait for their outcome while the journal is followed.
-const MAX_FOLLOWED: usize = 100_000;
+/// A text of a record: borrowed unless it was escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text<'a>(Cow<'a, str>);
 
-/// Which records are wanted; what is not set admits all.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// A part of the principal's id.
-    pub principal: Option<String>,
-    /// What was decided.
-    pub decision: Option<Verdict>,
-    /// One of the deciding policies.
-    pub policy: Option<String>,
-    /// One crossing.
-    pub id: Option<RecordId>,
-    /// Not before this.
-    pub since: Option<Timestamp>,
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
 }
 
-/// One line.
-#[derive(Debug, Clone)]
-pub struct Row {
-    /// The number of the record.
-    pub seq: u64,
-    /// When.
-    pub time: Timestamp,
-    /// The principal, or the peer's address if nobody was identified.
-    pub who: String,
-    /// The Cedar action.
-    pub action: String,
-    /// The Cedar resource, or host and path if it did not get that far.
-    pub resource: String,
-    /// Where the data would go.
-    pub destination: String,
-    /// `allow`, `deny`, `reject`, `event` or `end` (an outcome without its decision).
-    pub decision: &'static str,
-    /// The deciding policies, the code of a refusal, or what happened.
-    pub why: String,
-    /// The status that the client got.
-    pub status: Option<u16>,
-    /// How it ended, if it did.
-    pub ending: Option<Ending>,
+impl<T: AsRef<str> + ?Sized> PartialEq<T> for Text<'_> {
+    fn eq(&self, other: &T) -> bool {
+        *self.0 == *other.as_ref()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Any)
+    }
+}
+
+/// What tools show and search of a record. Members that the kind of record lacks are empty.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RecordView<'a> {
+    /// `decision`, `outcome`, `refusal`, `refusals` or `event`.
+    #[serde(borrow)]
+    pub kind: Text<'a>,
     /// The crossing.
     pub id: Option<RecordId>,
-    /// The JSON of its records, `seq` added to each.
-    pub json: Vec<String>,
-    key: Option<Open>,
-    seen: Instant,
-}
-
-/// What of a record a line shows; members that it lacks are empty.
-#[derive(Debug, Deserialize)]
-struct Seen<'a> {
-    #[serde(borrow)]
-    kind: Cow<'a, str>,
-    id: Option<RecordId>,
-    attempt: Option<u16>,
-    time: Timestamp,
-    decision: Option<Verdict>,
-    #[serde(borrow, default)]
-    code: Option<Cow<'a, str>>,
+    /// Which attempt of the crossing.
+    pub attempt: Option<u16>,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The gateway instance that wrote it.
+    pub gateway: Option<Text<'a>>,
+    /// What was decided.
+    pub decision: Option<Verdict>,
+    /// The stable code of a denial, refusal or failure.
+    pub code: Option<Text<'a>>,
+    /// The policies that decided, by `@id`.
     #[serde(default)]
-    policies: Vec<Cow<'a, str>>,
-    principal: Option<Named<'a>>,
-    #[serde(borrow, default)]
-    action: Option<Cow<'a, str>>,
-    resource: Option<Named<'a>>,
-    #[serde(borrow, default)]
-    destination: Option<Cow<'a, str>>,
-    upstream: Option<Endpoint<'a>>,
-    request: Option<Asked<'a>>,
-    #[serde(borrow, default)]
-    peer: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    host: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    path: Option<Cow<'a, str>>,
-    status: Option<u16>,
-    ending: Option<Ending>,
-    #[serde(borrow, default)]
-    event: Option<Cow<'a, str>>,
-    count: Option<u64>,
+    pub policies: Vec<Text<'a>>,
+    /// The route that matched.
+    pub route: Option<Text<'a>>,
+    /// The tenant.
+    pub tenant: Option<Text<'a>>,
+    /// Who asked.
+    pub principal: Option<PartyView<'a>>,
+    /// The Cedar action.
+    pub action: Option<Text<'a>>,
+    /// The Cedar resource.
+    pub resource: Option<EntityView<'a>>,
+    /// Where the data would go.
+    pub destination: Option<Text<'a>>,
+    /// The effective label.
+    pub label: Option<MarkingView<'a>>,
+    /// The protection that was decided.
+    pub protection: Option<Text<'a>>,
+    /// The endpoint of the attempt.
+    pub upstream: Option<UpstreamView<'a>>,
+    /// The request as it was seen.
+    pub request: Option<RequestView<'a>>,
+    /// The hash of the policy bundle.
+    pub bundle: Option<Text<'a>>,
+    /// The address of whoever connected.
+    pub peer: Option<Text<'a>>,
+    /// The method, of a refusal.
+    pub method: Option<Text<'a>>,
+    /// The host, of a refusal.
+    pub host: Option<Text<'a>>,
+    /// The path, of a refusal.
+    pub path: Option<Text<'a>>,
+    /// The OpenTelemetry trace.
+    pub trace_id: Option<Text<'a>>,
+    /// The status that the client got.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub ending: Option<Ending>,
+    /// What happened, of an event.
+    pub event: Option<Text<'a>>,
+    /// How many, of counted refusals and some events.
+    pub count: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Named<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
+/// The principal.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PartyView<'a> {
+    /// `User` or `Workload`.
     #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
+    pub kind: Text<'a>,
+    /// The id.
+    pub id: Text<'a>,
+    /// Its teams.
+    #[serde(default)]
+    pub teams: Vec<Text<'a>>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Endpoint<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
+/// An entity.
+#[derive(Debug, Clone, Deserialize)]
+pub struct EntityView<'a> {
+    /// The type without the namespace.
+    #[serde(borrow, rename = "type")]
+    pub kind: Text<'a>,
+    /// The id.
+    pub id: Text<'a>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Asked<'a> {
-    #[serde(borrow)]
-    host: Cow<'a, str>,
-    #[serde(borrow)]
-    path: Cow<'a, str>,
+impl EntityView<'_> {
+    /// As tables show it: `Model eu/llama`.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        format!("{} {}", &*self.kind, &*self.id)
+    }
 }
 
-impl Filter {
-    fn admits(&self, seen: &Seen<'_>) -> bool {
-        let principal = |part: &String| seen.principal.as_ref().is_some_and(|p| p.id.contains(part.as_str()));
-        let decision = |wanted: &Verdict| {
-            let refusal = matches!(seen.kind.as_ref(), "refusal" | "refusals").then_some(Verdict::Reject);
-            seen.decision.or(refusal) == Some(*wanted)
-        };
-        self.principal.as_ref().is_none_or(principal)
-            && self.decision.as_ref().is_none_or(decision)
-            && self.policy.as_ref().is_none_or(|policy| seen.policies.iter().any(|p| p == policy))
-            && self.id.is_none_or(|id| seen.id == Some(id))
-            && self.since.is_none_or(|since| seen.time >= since)
+/// The effective label.
+#[derive(Debug, Clone, Deserialize)]
+pub struct MarkingView<'a> {
+    /// How sensitive, by name.
+    #[serde(borrow)]
+    pub level: Text<'a>,
+    /// Where it may be.
+    #[serde(default)]
+    pub residency: Vec<Text<'a>>,
+    /// Who fixed the level.
+    pub origin: Option<Text<'a>>,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, Deserialize)]
+pub struct UpstreamView<'a> {
+    /// The cluster, store or service.
+    #[serde(borrow)]
+    pub name: Text<'a>,
+}
+
+/// A request.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RequestView<'a> {
+    /// The method.
+    #[serde(borrow)]
+    pub method: Text<'a>,
+    /// The host.
+    pub host: Text<'a>,
+    /// The path.
+    pub path: Text<'a>,
+}
+
+impl<'a> RecordView<'a> {
+    /// Reads a record's bytes.
+    ///
+    /// # Errors
+    /// It is no record, or one of a version that changed the meaning of a member.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(payload)
+    }
+
+    /// The route, if one matched.
+    #[must_use]
+    pub fn route(&self) -> Option<&str> {
+        self.route.as_deref().filter(|route| !route.is_empty())
+    }
+
+    /// The Cedar action.
+    #[must_use]
+    pub fn action(&self) -> Option<&str> {
+        self.action.as_deref()
+    }
+
+    /// The cluster that the data would go to.
+    #[must_use]
+    pub fn destination(&self) -> Option<&str> {
+        self.destination.as_deref()
+    }
+
+    /// The name of what the attempt goes to.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&str> {
+        self.upstream.as_ref().map(|upstream| &*upstream.name)
+    }
+
+    /// The model, as its cluster names it.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        let resource = self.resource.as_ref().filter(|resource| resource.kind == "Model")?;
+        resource.id.split_once('/').map(|(_, model)| model)
+    }
+
+    /// The level of the effective label.
+    #[must_use]
+    pub fn level(&self) -> Option<Level> {
+        self.label.as_ref()?.level.parse().ok()
     }
 }
 
@@ -154,254 +243,9 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
-fn shown(seen: &Seen<'_>) -> Row {
-    let text = |value: &Option<Cow<'_, str>>| value.as_deref().map(printable).unwrap_or_default();
-    let decision = match (seen.kind.as_ref(), seen.decision) {
-        (_, Some(verdict)) => verdict.name(),
-        ("event", _) => "event",
-        ("outcome", _) => "end",
-        _ => Verdict::Reject.name(),
-    };
-    let address = match (&seen.request, &seen.host, &seen.path) {
-        (Some(asked), _, _) => printable(&format!("{}{}", asked.host, asked.path)),
-        (None, host, path) => text(host) + &text(path),
-    };
-    let mut why: Vec<String> = Vec::new();
-    why.extend(seen.count.map(|count| format!("{count} refusals, counted")));
-    why.extend(seen.code.iter().chain(&seen.event).chain(&seen.policies).map(|part| printable(part)));
-    if decision == "end" {
-        why.extend(seen.ending.map(|ending| ending.name().to_owned()));
-    }
-    let upstream = seen.upstream.as_ref().map(|upstream| printable(&upstream.name));
-    Row {
-        seq: 0,
-        time: seen.time,
-        who: match &seen.principal {
-            Some(principal) => printable(&principal.id),
-            None => text(&seen.peer),
-        },
-        action: text(&seen.action),
-        resource: match &seen.resource {
-            Some(resource) => printable(&format!("{} {}", resource.kind, resource.id)),
-            None => address,
-        },
-        destination: seen.destination.as_deref().map(printable).or(upstream).unwrap_or_default(),
-        decision,
-        why: why.join(", "),
-        status: seen.status,
-        ending: seen.ending,
-        id: seen.id,
-        json: Vec::new(),
-        key: seen.id.zip(seen.attempt),
-        seen: Instant::now(),
-    }
-}
-
-/// Joins decisions with their outcomes. Keeps at most `limit` lines, the newest.
-#[derive(Debug)]
-pub struct Lines {
-    filter: Filter,
-    limit: usize,
-    keep_json: bool,
-    opener: Option<Opener>,
-    rows: VecDeque<Row>,
-    /// How many rows were taken from the front.
-    taken: usize,
-    /// Which row waits for which outcome.
-    waiting: HashMap<Open, usize>,
-    /// Rows that were given out without theirs.
-    late: HashMap<Open, Row>,
-}
-
-impl Lines {
-    /// No lines yet.
-    #[must_use]
-    pub fn new(filter: Filter, limit: usize, keep_json: bool) -> Self {
-        let (waiting, late) = (HashMap::new(), HashMap::new());
-        let (limit, rows) = (limit.max(1), VecDeque::new());
-        Self { filter, limit, keep_json, opener: None, rows, taken: 0, waiting, late }
-    }
-
-    /// From now on lines are to be taken as they come.
-    pub const fn follow(&mut self) {
-        self.limit = MAX_FOLLOWED;
-    }
-
-    /// Shows what is encrypted under keys of users, as long as those are there.
-    pub fn open_with(&mut self, opener: Opener) {
-        self.opener = Some(opener);
-    }
-
-    /// Takes the next record. One that cannot be understood, written by a later version, is passed over.
-    pub fn add(&mut self, stored: &Stored<'_>) {
-        let restored = self.opener.as_mut().and_then(|opener| opener.restored(stored.payload));
-        let stored = &Stored { payload: restored.as_deref().unwrap_or(stored.payload), ..*stored };
-        let Ok(seen) = serde_json::from_slice::<Seen<'_>>(stored.payload) else { return };
-        if seen.kind == "outcome" {
-            return self.join(stored, &seen);
-        }
-        if self.filter.admits(&seen) {
-            self.push(stored, &seen);
-        }
-    }
-
-    fn push(&mut self, stored: &Stored<'_>, seen: &Seen<'_>) {
-        let mut row = shown(seen);
-        row.seq = stored.seq;
-        row.json.extend(self.json(stored));
-        if let Some(key) = row.key
-            && seen.kind == "decision"
-        {
-            self.waiting.insert(key, self.taken.saturating_add(self.rows.len()));
-        }
-        self.rows.push_back(row);
-        if self.rows.len() > self.limit {
-            self.pop();
-        }
-    }
-
-    fn join(&mut self, stored: &Stored<'_>, seen: &Seen<'_>) {
-        let key = seen.id.zip(seen.attempt);
-        let place = key.and_then(|key| self.waiting.remove(&key)).and_then(|at| at.checked_sub(self.taken));
-        let json = self.json(stored);
-        if let Some(row) = place.and_then(|place| self.rows.get_mut(place)) {
-            row.status = seen.status;
-            row.ending = seen.ending;
-            row.json.extend(json);
-            return;
-        }
-        if let Some(decided) = key.and_then(|key| self.late.remove(&key)) {
-            let (seq, time, json) = (stored.seq, seen.time, json.into_iter().collect());
-            let why = seen.ending.map_or_else(String::new, |ending| ending.name().to_owned());
-            let (decision, status, ending) = ("end", seen.status, seen.ending);
-            self.rows.push_back(Row { seq, time, decision, why, status, ending, json, ..decided });
-            return;
-        }
-        // A request that ended before its decision, or one whose line is not there.
-        let alone = seen.attempt == Some(0) || self.filter.id.is_some();
-        if alone && self.filter.admits(seen) {
-            self.push(stored, seen);
-        }
-    }
-
-    fn json(&self, stored: &Stored<'_>) -> Option<String> {
-        if !self.keep_json {
-            return None;
-        }
-        let rest = std::str::from_utf8(stored.payload).ok()?.strip_prefix('{')?;
-        Some(format!("{{\"seq\":{},{rest}", stored.seq))
-    }
-
-    fn pop(&mut self) -> Option<Row> {
-        let row = self.rows.pop_front()?;
-        self.taken = self.taken.saturating_add(1);
-        if let Some(key) = &row.key {
-            self.waiting.remove(key);
-        }
-        Some(row)
-    }
-
-    /// Whether it holds as many lines as it may.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.rows.len() >= self.limit
-    }
-
-    /// All lines.
-    pub fn take(&mut self) -> Vec<Row> {
-        std::iter::from_fn(|| self.pop()).collect()
-    }
-
-    /// The lines that are complete, in order, and those that have waited long enough for their outcome; that comes
-    /// as a line of its own.
-    pub fn take_ready(&mut self, patience: Duration) -> Vec<Row> {
-        let ready = |row: &Row| row.key.is_none() || row.ending.is_some() || row.seen.elapsed() >= patience;
-        let mut taken = Vec::new();
-        while self.rows.front().is_some_and(ready)
-            && let Some(row) = self.pop()
-        {
-            if let Some(key) = row.key
-                && row.ending.is_none()
-                && self.late.len() < MAX_LATE
-            {
-                self.late.insert(key, Row { json: Vec::new(), ..row.clone() });
-            }
-            taken.push(row);
-        }
-        taken
-    }
-}
-
-/// The newest lines that the filter admits, and the reader behind them, to follow on.
-///
-/// # Errors
-/// The journal is damaged or cannot be read.
-pub fn newest(
-    directory: &Path,
-    filter: &Filter,
-    limit: usize,
-    keep_json: bool,
-) -> Result<(Lines, Reader), ReadError> {
-    let mut back = 1_usize;
-    loop {
-        let (mut reader, whole) = match filter.since {
-            Some(since) => (Reader::open(directory, Some(since))?, true),
-            None => Reader::open_back(directory, back)?,
-        };
-        let mut lines = Lines::new(filter.clone(), limit, keep_json);
-        lines.open_with(Opener::new(directory));
-        while let Some(stored) = reader.read_next()? {
-            lines.add(&stored);
-        }
-        if whole || lines.is_full() {
-            return Ok((lines, reader));
-        }
-        back = back.saturating_mul(4);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::encode::{encode, tests::decision, tests::stamp};
-    use crate::audit::frame::Kind;
-    use crate::audit::record::Outcome;
-
-    fn stored(seq: u64, payload: &[u8]) -> Stored<'_> {
-        Stored { seq, time: 0, kind: Kind::Event, payload }
-    }
-
-    #[test]
-    fn a_decision_and_its_outcome_are_one_line() {
-        let stamp = stamp();
-        let allowed = encode("decision", &stamp, &decision());
-        let ended =
-            encode("outcome", &stamp, &Outcome { status: Some(200), ..Outcome::bare(Ending::Complete) });
-        let mut lines = Lines::new(Filter { principal: Some("alice".into()), ..Filter::default() }, 9, true);
-        lines.add(&stored(0, &allowed));
-        assert!(lines.take_ready(Duration::from_secs(9)).is_empty());
-        lines.add(&stored(1, &ended));
-        let rows = lines.take_ready(Duration::from_secs(9));
-        let [row] = &rows[..] else { panic!("{rows:?}") };
-        assert_eq!((row.who.as_str(), row.status), ("https://issuer.example|alice", Some(200)));
-        assert_eq!((row.resource.as_str(), row.destination.as_str()), ("Model eu/llama", "eu"));
-        assert_eq!((row.decision, row.why.as_str()), ("allow", "chat-for-research"));
-        assert!(row.json[0].starts_with("{\"seq\":0,\"action\":") && row.json[1].starts_with("{\"seq\":1,"));
-    }
-
-    #[test]
-    fn a_late_outcome_is_a_line_of_its_own() {
-        let stamp = stamp();
-        let mut lines = Lines::new(Filter::default(), 9, false);
-        lines.add(&stored(0, &encode("decision", &stamp, &decision())));
-        assert_eq!(lines.take_ready(Duration::ZERO).len(), 1);
-        lines.add(&stored(1, &encode("outcome", &stamp, &Outcome::bare(Ending::ClientGone))));
-        let rows = lines.take_ready(Duration::from_secs(9));
-        assert_eq!(
-            (rows[0].decision, rows[0].why.as_str(), rows[0].action.as_str()),
-            ("end", "client_gone", "infer")
-        );
-    }
 
     #[test]
     fn what_a_caller_chose_cannot_drive_a_terminal() {
@@ -409,12 +253,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_lines_are_kept() {
-        let mut lines = Lines::new(Filter::default(), 2, false);
-        for seq in 0..5 {
-            lines.add(&stored(seq, &encode("decision", &stamp(), &decision())));
-        }
-        assert_eq!(lines.take().iter().map(|row| row.seq).collect::<Vec<_>>(), [3, 4]);
-        assert!(lines.waiting.is_empty());
+    fn an_escaped_text_is_read_and_a_plain_one_borrowed() {
+        let json = br#"{"kind":"refusal","time":"2026-01-01T00:00:00Z","path":"/\"x","host":"h","new":[1]}"#;
+        let view = RecordView::parse(json).unwrap();
+        assert!(matches!(&view.path, Some(Text(Cow::Owned(path))) if path == "/\"x"));
+        assert!(matches!(&view.host, Some(Text(Cow::Borrowed("h")))));
     }
 }

@@ -46,7 +46,7 @@ Examples:
   tidegate check --config tidegate.toml     all problems of all files
   tidegate policy test policies             the tests beside the policies
   tidegate serve --config tidegate.toml     run the gateway
-  tidegate audit query --journal journal --decision deny --since 24h
+  tidegate audit query --journal journal --decision deny --from 24h
 
 Exit codes:
   0  success
@@ -74,8 +74,9 @@ enum Command {
 /// Subcommands of `audit`.
 #[derive(Debug, Subcommand)]
 enum Audit {
-    Tail(audit::TailArgs),
-    Query(audit::QueryArgs),
+    Tail(audit::tail::TailArgs),
+    Query(audit::query::QueryArgs),
+    Explain(audit::explain::ExplainArgs),
     Verify(audit::verify::VerifyArgs),
     Proof(audit::verify::ProofArgs),
     Erase(audit::erase::EraseArgs),
@@ -84,19 +85,14 @@ enum Audit {
 }
 
 fn show(command: &Audit) -> anyhow::Result<Answer> {
-    let found = match command {
-        Audit::Tail(args) => audit::print_tail(args).map(|()| true),
-        Audit::Query(args) => audit::print_query(args),
-        Audit::Verify(args) => return audit::verify::run(args),
-        Audit::Proof(args) => return audit::verify::proof(args),
-        Audit::Erase(args) => return audit::erase::erase(args, &mut std::io::stdout().lock()),
-        Audit::Hold(args) => return audit::erase::hold(args, &mut std::io::stdout().lock()),
-    };
-    match found {
-        Ok(true) => Ok(Answer::Yes),
-        Ok(false) => Ok(Answer::No),
-        Err(error) if error.is_broken_pipe() => Ok(Answer::Yes),
-        Err(error) => Err(error.into()),
+    match command {
+        Audit::Tail(args) => audit::tail::run(args),
+        Audit::Query(args) => audit::query::run(args),
+        Audit::Explain(args) => audit::explain::run(args),
+        Audit::Verify(args) => audit::verify::run(args),
+        Audit::Proof(args) => audit::verify::proof(args),
+        Audit::Erase(args) => audit::erase::erase(args, &mut std::io::stdout().lock()),
+        Audit::Hold(args) => audit::erase::hold(args, &mut std::io::stdout().lock()),
     }
 }
 

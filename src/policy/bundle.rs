@@ -200,6 +200,12 @@ impl Bundle {
         self.infos.get(&PolicyId::new(id))
     }
 
+    /// The text of the policy with this `@id`, annotations and comments within it included.
+    #[must_use]
+    pub fn policy_text(&self, id: &str) -> Option<String> {
+        self.policies.policy(&PolicyId::new(id)).map(ToString::to_string)
+    }
+
     pub(super) const fn names(&self) -> &Names {
         &self.names
     }

@@ -21,6 +21,7 @@ mod master;
 mod names;
 mod permit;
 mod record;
+pub mod replay;
 mod request;
 mod schema;
 mod source;

@@ -15,7 +15,9 @@ use tidegate::audit::record::{
     Decision, Ending, Event, Links, Outcome, Party, Record, Refusal, Request, Verdict,
 };
 use tidegate::audit::{Audit, AuditError, Instance, Settings};
-use tidegate::cli::audit::{FilterArgs, Output, Printer, QueryArgs, query};
+use tidegate::cli::audit::FilterArgs;
+use tidegate::cli::audit::query::{QueryArgs, QueryOutput, print, query};
+use tidegate::cli::audit::table::Printer;
 use tidegate::model::{AuditMode, ByteSize, RecordId};
 
 pub(crate) fn settings(dir: &Path) -> Settings {
@@ -355,11 +357,12 @@ async fn a_reader_follows_a_live_journal() {
     assert_eq!(follower.join().unwrap().len(), 2401);
 }
 
-fn shown(dir: &Path, output: Output, filter: FilterArgs) -> (bool, String) {
+fn shown(dir: &Path, output: QueryOutput, filter: FilterArgs) -> (bool, String) {
     let mut out = Vec::new();
-    let args = QueryArgs { journal: dir.to_owned(), since: None, limit: 10, filter, output };
-    let found = query(&args, &mut Printer::new(&mut out, output, false)).unwrap();
-    (found, String::from_utf8(out).unwrap())
+    let args = QueryArgs { journal: dir.to_owned(), limit: 10, output, no_index: false, filter };
+    let found = query(&args, &mut |note| panic!("{note}")).unwrap();
+    print(&found.rows, output, &mut Printer::new(None, false), &mut out).unwrap();
+    (!found.rows.is_empty(), String::from_utf8(out).unwrap())
 }
 
 #[tokio::test]
@@ -373,15 +376,16 @@ async fn a_query_prints_what_it_finds() {
     draft.close(&Outcome { status: Some(403), ..Outcome::bare(Ending::Refused) });
     audit.close().await;
 
-    let (found, table) = shown(dir.path(), Output::Table, FilterArgs::default());
+    let (found, table) = shown(dir.path(), QueryOutput::Table, FilterArgs::default());
     assert!(found && !table.contains('\u{1b}'), "{table}");
-    let line = |id: RecordId| table.lines().find(|line| line.contains(&id.to_string())).unwrap();
+    let line =
+        |id: RecordId| table.lines().find(|line| line.contains(id.to_string().get(..18).unwrap())).unwrap();
     assert!(line(allowed).contains("alice") && line(allowed).contains("200"), "{table}");
     assert!(line(denied).contains("deny") && line(denied).contains("not_permitted"), "{table}");
     assert!(table.starts_with("TIME"), "{table}");
 
-    let by_id = FilterArgs { id: Some(denied), ..FilterArgs::default() };
-    let (_, json) = shown(dir.path(), Output::Json, by_id);
+    let by_id = FilterArgs { id: Some(denied.into()), ..FilterArgs::default() };
+    let (_, json) = shown(dir.path(), QueryOutput::Json, by_id);
     let lines: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2);
@@ -389,7 +393,7 @@ async fn a_query_prints_what_it_finds() {
     assert_eq!(lines[1]["status"], 403);
 
     let nobody = FilterArgs { principal: Some("mallory".into()), ..FilterArgs::default() };
-    assert_eq!(shown(dir.path(), Output::Table, nobody), (false, String::new()));
+    assert_eq!(shown(dir.path(), QueryOutput::Table, nobody), (false, String::new()));
     let missing = Reader::open(&dir.path().join("bundles"), None);
     assert!(matches!(missing, Err(ReadError::Io { .. })));
 }

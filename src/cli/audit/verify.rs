@@ -1,24 +1,23 @@
 //! `tidegate audit verify` and `proof`: is every record the one that was signed, and the proof of one record.
 
 use std::fs;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::super::Answer;
-use super::Output;
+use super::{Output, progress};
 use crate::audit::tree::checkpoint::Checkpoint;
 use crate::audit::tree::log::read_note;
 use crate::audit::tree::note::VerifierKey;
 use crate::audit::tree::proof_file::{MAX_BYTES, ProofFile};
 use crate::audit::verify::prove::{Wanted, prove};
 use crate::audit::verify::range::Bound;
-use crate::audit::verify::{Report, export, range, rebuild, total_bytes, whole};
+use crate::audit::verify::{Report, export, range, rebuild, whole};
 use crate::audit::view::printable;
 use crate::model::RecordId;
 
@@ -30,11 +29,6 @@ Examples:
 
 Without --vkey a journal is only found to be consistent with itself: whoever can write it could have made all of
 it. Take the key from a place that the gateway's host cannot change.";
-
-/// How often the progress bar is drawn.
-const TICK: Duration = Duration::from_millis(200);
-/// What takes less needs no progress bar.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Check that every record is the one that was signed; exit code 1 if one is not
 #[derive(Debug, Clone, Args)]
@@ -93,7 +87,9 @@ fn bound(text: &str) -> Result<Bound, String> {
     if let Ok(seq) = text.parse() {
         return Ok(Bound::Record(seq));
     }
-    super::since(text).map(Bound::Time).map_err(|error| format!("{error}, or a record number: `1200`"))
+    super::filter::since(text)
+        .map(Bound::Time)
+        .map_err(|error| format!("{error}, or a record number: `1200`"))
 }
 
 fn wanted(text: &str) -> Result<Wanted, String> {
@@ -115,8 +111,7 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<Answer> {
     }
     let journal = args.journal.as_deref().ok_or_else(|| anyhow!("no journal is named"))?;
     let began = Instant::now();
-    let bytes = AtomicU64::new(0);
-    let report = with_progress(&bytes, total_bytes(journal)?, || check(args, journal, key.as_ref(), &bytes))?;
+    let report = progress::with(journal, "verifying", |bar| check(args, journal, key.as_ref(), bar.bytes()))?;
     let out = &mut io::stdout().lock();
     print(&report, began.elapsed(), args.output, out)?;
     if report.is_good()
@@ -153,36 +148,6 @@ fn check(
     let seen = Checkpoint::open(&note, &keys)
         .with_context(|| format!("checkpoint `{}` cannot be used", path.display()))?;
     Ok(whole::check(journal, key, Some((&note, seen)), bytes)?)
-}
-
-/// Draws a bar while `work` runs, if somebody is there to see it.
-fn with_progress<T>(bytes: &AtomicU64, total: u64, work: impl FnOnce() -> T) -> T {
-    if !io::stderr().is_terminal() {
-        return work();
-    }
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let drawing = scope.spawn(|| {
-            std::thread::park_timeout(PATIENCE);
-            if done.load(Ordering::Acquire) {
-                return;
-            }
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = "verifying {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
-            bar.set_style(
-                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
-            while !done.load(Ordering::Acquire) {
-                bar.set_position(bytes.load(Ordering::Relaxed));
-                std::thread::park_timeout(TICK);
-            }
-            bar.finish_and_clear();
-        });
-        let result = work();
-        done.store(true, Ordering::Release);
-        drawing.thread().unpark();
-        result
-    })
 }
 
 fn print(report: &Report, took: Duration, output: Output, out: &mut dyn Write) -> anyhow::Result<()> {

@@ -9,5 +9,6 @@ mod objects;
 mod objects_fixture;
 mod promise;
 mod reload;
+mod replay;
 mod seal;
 mod seal_fixture;

@@ -20,7 +20,7 @@ use super::seal_fixture::{make_private, write_root};
 /// What stands in the clear and must not lie in the store.
 pub(super) const MARKER: &str = "MARKER-OBJECT-51ee";
 
-const KEYS: &str = r#"
+pub(super) const KEYS: &str = r#"
 [keys]
 directory = "branch"
 [keys.roots.main]
@@ -171,7 +171,7 @@ struct Sections {
 }
 
 /// The gateway's own keys.
-fn keys(dir: &std::path::Path) -> Keys {
+pub(super) fn keys(dir: &std::path::Path) -> Keys {
     let Sections { mut keys, recipients } = toml::from_str(KEYS).unwrap();
     keys.directory = dir.join("branch");
     for root in keys.roots.values_mut() {
