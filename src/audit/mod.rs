@@ -14,6 +14,7 @@ mod encode;
 #[cfg(test)]
 mod faults;
 pub mod filter;
+pub mod formats;
 pub mod frame;
 mod journal;
 mod keys;
