@@ -73,6 +73,9 @@ enum Audit {
     Query(audit::QueryArgs),
     Verify(audit::verify::VerifyArgs),
     Proof(audit::verify::ProofArgs),
+    Export(audit::export::ExportArgs),
+    Report(audit::report::ReportArgs),
+    Reconcile(audit::reconcile::ReconcileArgs),
 }
 
 fn show(command: &Audit) -> anyhow::Result<Answer> {
@@ -81,6 +84,9 @@ fn show(command: &Audit) -> anyhow::Result<Answer> {
         Audit::Query(args) => audit::print_query(args),
         Audit::Verify(args) => return audit::verify::run(args),
         Audit::Proof(args) => return audit::verify::proof(args),
+        Audit::Export(args) => return audit::export::run(args),
+        Audit::Report(args) => return audit::report::run(args),
+        Audit::Reconcile(args) => return audit::reconcile::run(args),
     };
     match found {
         Ok(true) => Ok(Answer::Yes),

@@ -1,6 +1,9 @@
 //! `tidegate audit tail` and `query`: the journal as a table or as JSON lines.
 
-pub mod filter;
+pub mod export;
+mod filter;
+pub mod reconcile;
+pub mod report;
 pub mod verify;
 
 use std::io::{self, IsTerminal as _, Write};

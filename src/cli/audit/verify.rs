@@ -89,7 +89,7 @@ pub struct ProofArgs {
     pub out: PathBuf,
 }
 
-fn bound(text: &str) -> Result<Bound, String> {
+pub(super) fn bound(text: &str) -> Result<Bound, String> {
     if let Ok(seq) = text.parse() {
         return Ok(Bound::Record(seq));
     }
@@ -118,7 +118,9 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<Answer> {
     let journal = args.journal.as_deref().ok_or_else(|| anyhow!("no journal is named"))?;
     let began = Instant::now();
     let bytes = AtomicU64::new(0);
-    let report = with_progress(&bytes, total_bytes(journal)?, || check(args, journal, key.as_ref(), &bytes))?;
+    let report = with_progress("verifying", &bytes, total_bytes(journal)?, || {
+        check(args, journal, key.as_ref(), &bytes)
+    })?;
     let out = &mut io::stdout().lock();
     print(&report, began.elapsed(), args.output, out)?;
     if report.is_good()
@@ -130,7 +132,7 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<Answer> {
     Ok(if report.is_good() { Answer::Yes } else { Answer::No })
 }
 
-fn read_key(path: &Path) -> anyhow::Result<VerifierKey> {
+pub(super) fn read_key(path: &Path) -> anyhow::Result<VerifierKey> {
     let text = read_note(path).and_then(|text| text.ok_or_else(|| io::ErrorKind::NotFound.into()));
     let text = text.with_context(|| format!("failed to read the verifier key `{}`", path.display()))?;
     text.parse().with_context(|| format!("the verifier key `{}` cannot be used", path.display()))
@@ -157,7 +159,7 @@ fn check(
 }
 
 /// Draws a bar while `work` runs, if somebody is there to see it.
-fn with_progress<T>(bytes: &AtomicU64, total: u64, work: impl FnOnce() -> T) -> T {
+pub(super) fn with_progress<T>(verb: &str, bytes: &AtomicU64, total: u64, work: impl FnOnce() -> T) -> T {
     if !io::stderr().is_terminal() {
         return work();
     }
@@ -169,10 +171,11 @@ fn with_progress<T>(bytes: &AtomicU64, total: u64, work: impl FnOnce() -> T) -> 
                 return;
             }
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = "verifying {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+            let style = "{prefix} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
             bar.set_style(
                 ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
             );
+            bar.set_prefix(verb.to_owned());
             while !done.load(Ordering::Acquire) {
                 bar.set_position(bytes.load(Ordering::Relaxed));
                 std::thread::park_timeout(TICK);
