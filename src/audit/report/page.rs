@@ -69,6 +69,11 @@ fn time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
+/// A bound of the period: a time to the second, or the number of a record.
+fn when(bound: &str) -> String {
+    bound.parse::<Timestamp>().map_or_else(|_| escaped(bound), time)
+}
+
 /// The whole page.
 pub(super) fn page(bundle: &Bundle) -> String {
     let found = &bundle.statistics;
@@ -118,9 +123,10 @@ fn heading(bundle: &Bundle) -> String {
     };
     format!(
         "<header><p class=\"over\">Tidegate audit report</p><h1>What crossed</h1><p class=\"period\">{} <span>until before</span> {}</p>\
-         <p class=\"note\">{}</p>{verdict}{unsigned}</header>",
-        escaped(&bundle.from),
-        escaped(&bundle.to),
+         <p class=\"note\">{} records of {}</p>{verdict}{unsigned}</header>",
+        when(&bundle.from),
+        when(&bundle.to),
+        number(bundle.statistics.records),
         origins
             .iter()
             .map(|origin| format!("<code>{}</code>", escaped(origin)))
@@ -141,7 +147,6 @@ fn tiles(bundle: &Bundle) -> String {
         ("rejected", "reject", number(found.decisions.reject)),
         ("refused unidentified", "reject", number(found.refused)),
         ("without an outcome", "open", number(found.open)),
-        ("records", "", number(found.records)),
         ("tokens", "", number(tokens)),
         ("sent", "", size(found.sent_bytes)),
         ("received", "", size(found.received_bytes)),
@@ -352,7 +357,12 @@ fn tokens(title: &str, map: &BTreeMap<String, Tokens>) -> String {
             )
         })
         .collect();
-    table(title, &["", "calls", "in", "of them cached", "out"], &rows, beyond)
+    table(
+        title,
+        &["", "calls", "<i class=\"plain\"></i>in", "of them cached", "<i class=\"second\"></i>out"],
+        &rows,
+        beyond,
+    )
 }
 
 fn list(title: &str, found: &[Listed], all: u64) -> String {
