@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tidegate::audit::filter::Filter;
 use tidegate::audit::frame::{self, Decoded, Kind};
@@ -18,9 +19,10 @@ use tidegate::audit::report::export::{Format, export};
 use tidegate::audit::tree::note::VerifierKey;
 use tidegate::audit::tree::{Hash, leaf_hash, window};
 use tidegate::audit::verify::range::Bound;
+use tidegate::audit::{Audit, Instance};
 use tidegate::model::{AuditMode, RecordId};
 
-use super::journal::{cross, decision, open};
+use super::journal::{cross, decision, open, settings};
 
 struct Journal {
     dir: tempfile::TempDir,
@@ -122,6 +124,48 @@ async fn a_bundle_holds_exactly_the_period_and_gives_the_signed_root() {
     let left: Vec<_> =
         fs::read_dir(journal.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[tokio::test]
+async fn a_period_over_two_logs_has_a_part_for_each() {
+    let journal = Journal::new(30).await;
+    let renamed = Instance { name: "border-2".into(), version: "0" };
+    let audit = Audit::open(&settings(&journal.path()), renamed).unwrap();
+    cross(&audit, AuditMode::BestEffort).await;
+    audit.close().await;
+    let made = journal.bundle(10, u64::MAX, "both").unwrap();
+    let [first, second] = &made.logs[..] else { panic!("{made:?}") };
+    assert!(first.origin.contains("/border-1/") && second.origin.contains("/border-2/"));
+    assert_eq!((first.window.0, second.window, second.period.0), (9, (0, second.size), 0));
+    assert_eq!(made.statistics.records, journal.records().len() as u64 - 10);
+    for log in &made.logs {
+        let records = lines(&journal.out("both").join(&log.directory).join("records.jsonl"));
+        assert_eq!(records.len() as u64, log.window.1 - log.window.0);
+    }
+}
+
+#[tokio::test]
+async fn a_time_finds_its_records_and_those_beside_them() {
+    let journal = Journal::new(200).await;
+    let times: Vec<Timestamp> = journal
+        .records()
+        .iter()
+        .map(|record| {
+            serde_json::from_str::<Value>(record).unwrap()["time"].as_str().unwrap().parse().unwrap()
+        })
+        .collect();
+    let (from, to) = (times[100], times[300]);
+    let period = (Bound::Time(from), Bound::Time(to));
+    let made =
+        bundle::write(&journal.path(), period, None, &journal.out("period"), &AtomicU64::new(0)).unwrap();
+    assert!(!made.trusted);
+    let within = |index: u64| {
+        times[usize::try_from(index).unwrap()] >= from && times[usize::try_from(index).unwrap()] < to
+    };
+    let (first, end) = made.logs[0].period;
+    assert!(within(first) && within(end - 1));
+    assert!((0..first).chain(end..times.len() as u64).all(|index| !within(index)));
+    assert_eq!(made.logs[0].window, (first - 1, end + 1));
 }
 
 #[tokio::test]

@@ -23,6 +23,9 @@ const COMMANDS: [&[&str]; 11] = [
     &["audit", "query"],
     &["audit", "verify"],
     &["audit", "proof"],
+    &["audit", "export"],
+    &["audit", "report"],
+    &["audit", "reconcile"],
     &["certs"],
     &["certs", "init"],
 ];

@@ -84,6 +84,14 @@ def test_another_implementation_checks_the_bundle(t):
         record.write_bytes(lines[index - 59].replace(b'"v":1', b'"v":2'))
         assert verifier("verify-inclusion", "--index", index, "--leaf", record)[0] == 1
 
+    # The commands of the README, as they stand there, with the key beside the bundle and no checkpoint kept from earlier.
+    blocks = (out / "README.md").read_text().split("```sh\n")[2:]
+    script = "".join(line + "\n" for block in blocks for line in block.split("```")[0].splitlines() if "pip install" not in line and "kept" not in line)
+    assert script.count("aics_tlog") == 2, script
+    done = subprocess.run(["bash", "-euc", script.replace("python3", python)], cwd=out, env={**os.environ, "PYTHONPATH": str(folder)},
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.count('"ok": true') == 2, (script, done)
+
 
 def test_an_export_of_the_backend_is_reconciled(t):
     gateway, _, _, _ = bundle(t)

@@ -43,19 +43,19 @@ pub fn rows(path: &Path, column: Option<&str>, mut take: impl FnMut(Row)) -> Res
             Value::Array(values) => {
                 values.into_iter().try_for_each(|value| json_rows(value, column, &mut take))
             }
-            value => json_rows(value, column, &mut take),
+            value => json_rows(&value, column, &mut take),
         };
         found.map_err(|what| form(what.to_owned()))?;
     }
     Ok(())
 }
 
-fn json_rows(value: Value, column: Option<&str>, take: &mut impl FnMut(Row)) -> Result<(), &'static str> {
-    let Value::Object(members) = &value else {
+fn json_rows(value: &Value, column: Option<&str>, take: &mut impl FnMut(Row)) -> Result<(), &'static str> {
+    let Value::Object(members) = value else {
         return Err("expected an object: an OTLP request, or a row with a uid");
     };
     let Some(resources) = members.get("resourceLogs").or_else(|| members.get("resource_logs")) else {
-        take(plain(&value, column));
+        take(plain(value, column));
         return Ok(());
     };
     for resource in list(resources) {

@@ -2,9 +2,10 @@
 //!
 //! Both are directories that appear whole or not at all (`staging`), with a `manifest.json` of all files and their hashes. `export`
 //! writes what a filter selects. `bundle` writes every record of a period with the proof that none is missing; `scan` finds
-//! and checks the period, `statistics` counts, `page` draws. Takes no lock and may run beside the writer.
+//! and checks the period, `statistics` counts, `page` and `chart` draw. Takes no lock and may run beside the writer.
 
 pub mod bundle;
+mod chart;
 pub mod export;
 mod page;
 mod scan;

@@ -7,20 +7,15 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::bundle::Bundle;
+use super::chart;
 use super::statistics::{Decisions, Listed, Tokens};
 use crate::audit::view::printable;
 
 const STYLE: &str = include_str!("page.css");
-/// Columns of the chart over time, at most.
-const COLUMNS: i64 = 60;
 /// Rows of a table; the rest is one line.
 const ROWS: usize = 12;
 /// Denials and open crossings that are shown.
 const SHOWN: usize = 40;
-/// Widths of a chart's columns, in seconds: a minute to thirty days.
-const STEPS: [i64; 12] =
-    [60, 300, 900, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400, 172_800, 604_800, 2_592_000];
-
 /// A text as HTML, with what would be invisible made visible.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -38,7 +33,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// A number with narrow spaces between its thousands.
-fn number(value: u64) -> String {
+pub(super) fn number(value: u64) -> String {
     let digits = value.to_string();
     let mut grouped = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -55,7 +50,7 @@ fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let step = usize::try_from(bytes.checked_ilog2().unwrap_or(0) / 10).unwrap_or(0).min(UNITS.len() - 1);
     let unit = UNITS.get(step).copied().unwrap_or_default();
-    let tenths = u128::from(bytes) * 10 >> (10 * step);
+    let tenths = (u128::from(bytes) * 10) >> (10 * step);
     if step == 0 { format!("{bytes} B") } else { format!("{}.{} {unit}", tenths / 10, tenths % 10) }
 }
 
@@ -65,7 +60,7 @@ fn share(part: u64, whole: u64) -> u128 {
     if part > 0 { rounded.max(4) } else { 0 }
 }
 
-fn time(time: Timestamp) -> String {
+pub(super) fn time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
@@ -80,7 +75,7 @@ pub(super) fn page(bundle: &Bundle) -> String {
     let mut body = String::new();
     body += &heading(bundle);
     body += &tiles(bundle);
-    body += &over_time(&found.minutes);
+    body += &chart::over_time(&found.minutes);
     body += "<div class=\"grid\">";
     body += &decisions("Level of the data", &found.labels);
     body += &decisions("Where the data may be", &found.residency);
@@ -156,114 +151,6 @@ fn tiles(bundle: &Bundle) -> String {
         let _ = write!(out, "<div><b class=\"{class}\">{value}</b><span>{name}</span></div>");
     }
     out + "</section>"
-}
-
-/// The decisions over time as stacked columns.
-fn over_time(minutes: &BTreeMap<i64, Decisions>) -> String {
-    let (Some((first, _)), Some((last, _))) = (minutes.first_key_value(), minutes.last_key_value()) else {
-        return String::new();
-    };
-    let (first, last) = (first * 60, last * 60);
-    let step = STEPS.into_iter().find(|step| (last - first) / step < COLUMNS).unwrap_or(2_592_000);
-    let origin = first.div_euclid(step) * step;
-    let mut columns: BTreeMap<i64, Decisions> = BTreeMap::new();
-    for (minute, decisions) in minutes {
-        let column = columns.entry((minute * 60 - origin) / step).or_default();
-        column.allow += decisions.allow;
-        column.deny += decisions.deny;
-        column.reject += decisions.reject;
-    }
-    let count = columns.last_key_value().map_or(1, |(last, _)| last + 1);
-    let most = columns.values().map(Decisions::total).max().unwrap_or(1).max(1);
-    let (width, height, left, top) = (960_i64, 200_i64, 46_i64, 10_i64);
-    let pitch = (width - left) * 100 / count.max(8);
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {width} {}\" role=\"img\" aria-label=\"Decisions over time\">",
-        height + top + 26
-    );
-    for part in 0..=2 {
-        let y = top + height - height * part / 2;
-        let value = most * u64::try_from(part).unwrap_or(0) / 2;
-        if part == 1 && most < 2 {
-            continue;
-        }
-        let _ = write!(
-            svg,
-            "<line class=\"rule\" x1=\"{left}\" x2=\"{width}\" y1=\"{y}\" y2=\"{y}\"/><text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
-            left - 8,
-            y + 4,
-            number(value)
-        );
-    }
-    for (place, found) in &columns {
-        let x = left * 100 + place * pitch + pitch / 10;
-        let wide = (pitch * 8 / 10).max(60);
-        let mut y = (top + height) * 100;
-        let title = format!(
-            "{}: {} permitted, {} denied, {} rejected",
-            at(origin + place * step),
-            found.allow,
-            found.deny,
-            found.reject
-        );
-        let _ = write!(svg, "<g><title>{title}</title>");
-        for (class, value) in [("allow", found.allow), ("deny", found.deny), ("reject", found.reject)] {
-            let tall =
-                i64::try_from(u128::from(value) * u128::from(height.unsigned_abs()) * 100 / u128::from(most))
-                    .unwrap_or(0);
-            let tall = if value > 0 { tall.max(150) } else { 0 };
-            if tall > 0 {
-                y -= tall;
-                let _ = write!(
-                    svg,
-                    "<rect class=\"{class}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" rx=\"1.5\"/>",
-                    hundredths(x),
-                    hundredths(y),
-                    hundredths(wide),
-                    hundredths((tall - 60).max(80))
-                );
-            }
-        }
-        svg += "</g>";
-    }
-    let every = (count / 6).max(1);
-    for place in (0..count).step_by(usize::try_from(every).unwrap_or(1)) {
-        let _ = write!(
-            svg,
-            "<text x=\"{}\" y=\"{}\">{}</text>",
-            hundredths(left * 100 + place * pitch + pitch / 10),
-            height + top + 20,
-            label(origin + place * step, step)
-        );
-    }
-    svg += "</svg>";
-    format!(
-        "<section class=\"wide\"><h2>Decisions over time</h2><p class=\"legend\"><i class=\"allow\"></i>permitted <i class=\"deny\"></i>denied \
-         <i class=\"reject\"></i>rejected or refused <span>a column is {}</span></p>{svg}</section>",
-        duration(step)
-    )
-}
-
-fn hundredths(value: i64) -> String {
-    format!("{}.{:02}", value / 100, value.unsigned_abs() % 100)
-}
-
-fn at(second: i64) -> String {
-    Timestamp::from_second(second).map(time).unwrap_or_default()
-}
-
-fn label(second: i64, step: i64) -> String {
-    let form = if step >= 86_400 { "%d %b" } else { "%d %b %H:%M" };
-    Timestamp::from_second(second).map(|time| time.strftime(form).to_string()).unwrap_or_default()
-}
-
-fn duration(seconds: i64) -> String {
-    match seconds {
-        ..3_600 => format!("{} min", seconds / 60),
-        3_600..86_400 => format!("{} h", seconds / 3_600),
-        86_400 => "a day".to_owned(),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 /// The largest of a map first, and how many are beyond.

@@ -22,7 +22,7 @@ Examples:
 The directory holds the records and manifest.json: hashes, counts, filters and the signed heads of the logs. What a
 filter left out cannot be seen in it; `tidegate audit report` proves that a period is complete.";
 
-/// Write records as JSON Lines, CSV or OCSF events, with a manifest; exit code 1 if there are none
+/// Write records as JSON Lines, CSV or OCSF events; exit code 1 if there are none
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ExportArgs {

@@ -28,7 +28,7 @@ that came later than the export was made count as missing: end the period before
 /// Findings of a kind that the table shows.
 const SHOWN: usize = 10;
 
-/// Compare the journal with what a backend holds, both ways; exit code 1 if they differ
+/// Compare the journal with what a backend holds; exit code 1 if they differ
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ReconcileArgs {

@@ -22,7 +22,7 @@ Examples:
 The bundle holds every record of the period, the proof that none is missing, the policies as they were, a page to read
 and the commands by which somebody without this program checks it. It holds what the records hold: who asked for what.";
 
-/// Write a period as a bundle that proves itself complete, with a page to read; exit code 1 if it is not as it was signed
+/// Write a period as a bundle that proves that no record is missing, with a page to read
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ReportArgs {
