@@ -13,7 +13,7 @@ fn code(args: &[&str]) -> i32 {
     output.status.code().unwrap()
 }
 
-const COMMANDS: [&[&str]; 11] = [
+const COMMANDS: [&[&str]; 14] = [
     &[],
     &["demo"],
     &["serve"],

@@ -41,7 +41,7 @@ pub fn rows(path: &Path, column: Option<&str>, mut take: impl FnMut(Row)) -> Res
         };
         let found = match value {
             Value::Array(values) => {
-                values.into_iter().try_for_each(|value| json_rows(value, column, &mut take))
+                values.iter().try_for_each(|value| json_rows(value, column, &mut take))
             }
             value => json_rows(&value, column, &mut take),
         };
