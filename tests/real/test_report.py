@@ -88,7 +88,7 @@ def test_another_implementation_checks_the_bundle(t):
     blocks = (out / "README.md").read_text().split("```sh\n")[2:]
     script = "".join(line + "\n" for block in blocks for line in block.split("```")[0].splitlines() if "pip install" not in line and "kept" not in line)
     assert script.count("aics_tlog") == 2, script
-    done = subprocess.run(["bash", "-euc", script.replace("python3", python)], cwd=out, env={**os.environ, "PYTHONPATH": str(folder)},
+    done = subprocess.run(["bash", "-euc", script.replace("python3", str(python))], cwd=out, env={**os.environ, "PYTHONPATH": str(folder)},
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.count('"ok": true') == 2, (script, done)
 

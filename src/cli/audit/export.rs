@@ -19,8 +19,8 @@ Examples:
   tidegate audit export --journal journal --format csv --from 2026-11-01 --to 2026-12-01 -o november
   tidegate audit export --journal journal --format ocsf --from 24h --decision deny -o denials.tar
 
-The directory holds the records and manifest.json: hashes, counts, filters and the signed heads of the logs. What a
-filter left out cannot be seen in it; `tidegate audit report` proves that a period is complete.";
+The directory holds the records and manifest.json: hashes, counts, filters and the signed heads of the logs. What
+a filter left out cannot be seen in it; `tidegate audit report` proves that a period is complete.";
 
 /// Write records as JSON Lines, CSV or OCSF events; exit code 1 if there are none
 #[derive(Debug, Clone, Args)]

@@ -22,8 +22,8 @@ Examples:
   tidegate audit reconcile --journal journal --export logs.json --from 2026-11-01 --to 2026-12-01
   tidegate audit reconcile --journal journal --export backend.csv --column LogAttributes.uid --output json
 
-An export is a file of OTLP logs as JSON, JSON Lines with `log.record.uid` or `uid`, or CSV (`.csv`) with such a column. Records
-that came later than the export was made count as missing: end the period before it with --to.";
+An export is a file of OTLP logs as JSON, JSON Lines with `log.record.uid` or `uid`, or CSV (`.csv`) with such a
+column. Records that came later than the export was made count as missing: end the period before it with --to.";
 
 /// Findings of a kind that the table shows.
 const SHOWN: usize = 10;

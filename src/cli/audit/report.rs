@@ -19,8 +19,8 @@ Examples:
   tidegate audit report --journal journal --vkey gateway.vkey --from 2026-11-01 --to 2026-12-01 -o november
   tidegate audit report --journal journal --from 24h -o day.tar
 
-The bundle holds every record of the period, the proof that none is missing, the policies as they were, a page to read
-and the commands by which somebody without this program checks it. It holds what the records hold: who asked for what.";
+The bundle holds every record of the period, the proof that none is missing, the policies as they were, a page to
+read and the commands by which somebody without this program checks it. It shows who asked for what.";
 
 /// Write a period as a bundle that proves that no record is missing, with a page to read
 #[derive(Debug, Clone, Args)]
