@@ -79,6 +79,9 @@ enum Audit {
     Explain(audit::explain::ExplainArgs),
     Verify(audit::verify::VerifyArgs),
     Proof(audit::verify::ProofArgs),
+    Export(audit::export::ExportArgs),
+    Report(audit::report::ReportArgs),
+    Reconcile(audit::reconcile::ReconcileArgs),
     Erase(audit::erase::EraseArgs),
     #[command(subcommand)]
     Hold(audit::erase::HoldArgs),
@@ -91,6 +94,9 @@ fn show(command: &Audit) -> anyhow::Result<Answer> {
         Audit::Explain(args) => audit::explain::run(args),
         Audit::Verify(args) => audit::verify::run(args),
         Audit::Proof(args) => audit::verify::proof(args),
+        Audit::Export(args) => audit::export::run(args),
+        Audit::Report(args) => audit::report::run(args),
+        Audit::Reconcile(args) => audit::reconcile::run(args),
         Audit::Erase(args) => audit::erase::erase(args, &mut std::io::stdout().lock()),
         Audit::Hold(args) => audit::erase::hold(args, &mut std::io::stdout().lock()),
     }

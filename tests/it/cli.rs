@@ -13,7 +13,7 @@ fn code(args: &[&str]) -> i32 {
     output.status.code().unwrap()
 }
 
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 20] = [
     &[],
     &["demo"],
     &["serve"],
@@ -23,6 +23,9 @@ const COMMANDS: [&[&str]; 17] = [
     &["audit", "query"],
     &["audit", "verify"],
     &["audit", "proof"],
+    &["audit", "export"],
+    &["audit", "report"],
+    &["audit", "reconcile"],
     &["policy"],
     &["policy", "check"],
     &["policy", "fmt"],

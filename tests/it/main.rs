@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
 
 mod architecture;
+mod audit_report;
 mod border;
 mod cli;
 mod compile_fail;

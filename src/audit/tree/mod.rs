@@ -19,6 +19,7 @@ pub mod proof_file;
 pub(crate) mod recover;
 pub(crate) mod signing;
 pub mod tiles;
+pub mod window;
 pub(crate) mod writer;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256, digest};

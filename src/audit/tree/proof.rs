@@ -99,7 +99,7 @@ fn subproof(
 }
 
 /// The largest power of two below `size`, which is at least 2.
-const fn split(size: u64) -> u64 {
+pub(super) const fn split(size: u64) -> u64 {
     match size.saturating_sub(1).checked_ilog2() {
         Some(log) => 1 << log,
         None => 1,
@@ -107,7 +107,7 @@ const fn split(size: u64) -> u64 {
 }
 
 /// The root of the leaves from `start` to `end`; a range of the tree's own splitting, so `start` is a multiple of its width.
-fn root_of(tree: &mut Authentic, start: u64, end: u64) -> Result<Hash, TileError> {
+pub(super) fn root_of(tree: &mut Authentic, start: u64, end: u64) -> Result<Hash, TileError> {
     let size = end.saturating_sub(start);
     if !size.is_power_of_two() {
         let middle = start.saturating_add(split(size));

@@ -2,9 +2,12 @@
 
 pub mod erase;
 pub mod explain;
+pub mod export;
 pub mod filter;
 mod progress;
 pub mod query;
+pub mod reconcile;
+pub mod report;
 pub mod table;
 pub mod tail;
 pub mod verify;

@@ -83,7 +83,7 @@ pub struct ProofArgs {
     pub out: PathBuf,
 }
 
-fn bound(text: &str) -> Result<Bound, String> {
+pub(super) fn bound(text: &str) -> Result<Bound, String> {
     if let Ok(seq) = text.parse() {
         return Ok(Bound::Record(seq));
     }
@@ -124,7 +124,7 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<Answer> {
     Ok(if report.is_good() { Answer::Yes } else { Answer::No })
 }
 
-fn read_key(path: &Path) -> anyhow::Result<VerifierKey> {
+pub(super) fn read_key(path: &Path) -> anyhow::Result<VerifierKey> {
     let text = read_note(path).and_then(|text| text.ok_or_else(|| io::ErrorKind::NotFound.into()));
     let text = text.with_context(|| format!("failed to read the verifier key `{}`", path.display()))?;
     text.parse().with_context(|| format!("the verifier key `{}` cannot be used", path.display()))

@@ -1,0 +1,116 @@
+//! `tidegate audit report`: a period as a bundle that a stranger checks.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::super::Answer;
+use super::Output;
+use super::progress;
+use super::verify::{bound, read_key};
+use crate::audit::report::bundle::{Bundle, write};
+use crate::audit::verify::range::Bound;
+use crate::audit::view::printable;
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegate audit report --journal journal --vkey gateway.vkey --from 2026-11-01 --to 2026-12-01 -o november
+  tidegate audit report --journal journal --from 24h -o day.tar
+
+The bundle holds every record of the period, the proof that none is missing, the policies as they were, a page to
+read and the commands by which somebody without this program checks it. It shows who asked for what.";
+
+/// Write a period as a bundle that proves that no record is missing, with a page to read
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ReportArgs {
+    /// The journal's directory
+    #[arg(long, value_name = "DIR")]
+    pub journal: PathBuf,
+    /// From this time or record number on: `2026-11-24T08:00:00Z`, `2026-11-24`, `24h` ago, `1200`
+    #[arg(long, value_name = "BOUND", value_parser = bound, allow_hyphen_values = true)]
+    pub from: Bound,
+    /// Only before this time or record number; without it, up to the last signed record
+    #[arg(long, value_name = "BOUND", value_parser = bound, allow_hyphen_values = true)]
+    pub to: Option<Bound>,
+    /// The file with the key that must have signed the checkpoints
+    #[arg(long, value_name = "FILE")]
+    pub vkey: Option<PathBuf>,
+    /// The directory to make, or a file that ends in `.tar`; nothing may be there
+    #[arg(short, long = "out", value_name = "DIR")]
+    pub out: PathBuf,
+    /// How to print the result
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Output,
+}
+
+/// `report`: writes the bundle and says what is in it.
+///
+/// # Errors
+/// The journal or key cannot be read, or the bundle not written.
+pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Answer> {
+    let key = args.vkey.as_deref().map(read_key).transpose()?;
+    let period = (args.from, args.to.unwrap_or(Bound::Record(u64::MAX)));
+    let made = progress::with(&args.journal, "reporting", |bar| {
+        write(&args.journal, period, key.as_ref(), &args.out, bar.bytes())
+    });
+    match made {
+        Ok(bundle) => print(&bundle, args, &mut io::stdout().lock()).map(|()| Answer::Yes),
+        Err(error) if error.is_negative() => {
+            writeln!(io::stderr(), "tidegate: {error}")?;
+            Ok(Answer::No)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn print(bundle: &Bundle, args: &ReportArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let (found, place) = (&bundle.statistics, args.out.display());
+    if args.output == Output::Json {
+        let logs: Vec<_> = bundle.logs.iter().map(|log| serde_json::json!({ "origin": log.origin, "first_index": log.window.0, "end_index": log.window.1, "root": log.root, "key": log.key })).collect();
+        let line = serde_json::json!({
+            "out": place.to_string(), "verified_with_key": bundle.trusted, "unsigned": bundle.unsigned, "logs": logs,
+            "missing_policies": bundle.missing_policies, "statistics": found,
+        });
+        writeln!(out, "{line}")?;
+        return Ok(());
+    }
+    for log in &bundle.logs {
+        writeln!(out, "log       {}", printable(&log.origin))?;
+        writeln!(
+            out,
+            "          leaves {} to {} of {}",
+            log.window.0,
+            log.window.1.saturating_sub(1),
+            log.size
+        )?;
+        writeln!(out, "          root {}", log.root)?;
+        writeln!(out, "          key  {}", log.key.as_deref().unwrap_or("not at hand"))?;
+    }
+    let decided = found.decisions;
+    writeln!(
+        out,
+        "decisions {} permitted, {} denied, {} rejected",
+        decided.allow, decided.deny, decided.reject
+    )?;
+    writeln!(out, "refused   {} before anybody was identified", found.refused)?;
+    writeln!(out, "open      {} permitted without an outcome", found.open)?;
+    if bundle.unsigned > 0 {
+        writeln!(
+            out,
+            "unsigned  {} records are newer than the last checkpoint and were left out",
+            bundle.unsigned
+        )?;
+    }
+    for hash in &bundle.missing_policies {
+        writeln!(out, "missing   policies {}", printable(hash))?;
+    }
+    let verdict = if bundle.trusted {
+        "complete and as signed"
+    } else {
+        "complete; consistent with itself only: no key was given (--vkey)"
+    };
+    writeln!(out, "bundle    `{place}`: {} records, {verdict}", found.records)?;
+    Ok(())
+}

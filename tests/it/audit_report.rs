@@ -1,0 +1,259 @@
+//! Exports, bundles and the comparison with a backend: what leaves the journal for others, and what they find in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tidegate::audit::filter::Filter;
+use tidegate::audit::frame::{self, Decoded, Kind};
+use tidegate::audit::reader::Reader;
+use tidegate::audit::reconcile::{Reconciled, reconcile};
+use tidegate::audit::record::{Ending, Outcome, Verdict};
+use tidegate::audit::report::ReportError;
+use tidegate::audit::report::bundle::{self, Bundle};
+use tidegate::audit::report::export::{Format, export};
+use tidegate::audit::tree::note::VerifierKey;
+use tidegate::audit::tree::{Hash, leaf_hash, window};
+use tidegate::audit::verify::range::Bound;
+use tidegate::audit::{Audit, Instance};
+use tidegate::model::{AuditMode, RecordId};
+
+use super::journal::{cross, decision, open, settings};
+
+struct Journal {
+    dir: tempfile::TempDir,
+}
+
+impl Journal {
+    /// Crossings, one denial, and one permitted crossing whose outcome is not known.
+    async fn new(crossings: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = open(&dir.path().join("journal"));
+        for _ in 0..crossings {
+            cross(&audit, AuditMode::BestEffort).await;
+        }
+        let mut draft = audit.draft(RecordId::new(), AuditMode::BestEffort).unwrap();
+        draft.decision(&decision(Verdict::Deny)).await.unwrap();
+        draft.close(&Outcome { status: Some(403), ..Outcome::bare(Ending::Refused) });
+        audit.close().await;
+        Self { dir }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("journal")
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn key(&self) -> VerifierKey {
+        fs::read_to_string(self.path().join("tree/vkey")).unwrap().parse().unwrap()
+    }
+
+    fn bundle(&self, from: u64, to: u64, name: &str) -> Result<Bundle, ReportError> {
+        let period = (Bound::Record(from), Bound::Record(to));
+        bundle::write(&self.path(), period, Some(&self.key()), &self.out(name), &AtomicU64::new(0))
+    }
+
+    fn records(&self) -> Vec<String> {
+        let (mut reader, mut all) = (Reader::open(&self.path(), None).unwrap(), Vec::new());
+        while let Some(stored) = reader.read_next().unwrap() {
+            all.push(String::from_utf8(stored.payload.to_vec()).unwrap());
+        }
+        all
+    }
+}
+
+fn json_of(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_bundle_holds_exactly_the_period_and_gives_the_signed_root() {
+    let journal = Journal::new(700).await;
+    let made = journal.bundle(300, 900, "period").unwrap();
+    let (log, records) = (&made.logs[0], journal.records());
+    assert_eq!((log.window, log.period, log.size), ((299, 901), (300, 900), records.len() as u64));
+    assert!(made.trusted && made.statistics.records == 600 && made.missing_policies == ["00ff"]);
+    let directory = journal.out("period").join(&log.directory);
+    let found = lines(&directory.join("records.jsonl"));
+    assert_eq!(found[..], records[299..901]);
+
+    let description = json_of(&directory.join("window.json"));
+    let hashes: Vec<Hash> = description["hashes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|hash| STANDARD.decode(hash.as_str().unwrap()).unwrap().try_into().unwrap())
+        .collect();
+    let root = |records: &[String], first: u64| {
+        let leaves: Vec<Hash> = records.iter().map(|record| leaf_hash(record.as_bytes())).collect();
+        window::root(&leaves, first, log.size, &hashes)
+            .map(|root| root.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    };
+    assert_eq!(root(&found, 299).as_ref(), Some(&log.root));
+    assert_ne!(root(&found[1..], 299).as_ref(), Some(&log.root));
+    assert_ne!(root(&found, 300).as_ref(), Some(&log.root));
+
+    let manifest = json_of(&journal.out("period").join("manifest.json"));
+    assert_eq!((&manifest["records"], &manifest["logs"][0]["root"]), (&json!(600), &json!(log.root)));
+    let names: Vec<&str> =
+        manifest["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
+    for name in ["README.md", "index.html", "statistics.json", "verify.py", "vkey"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let page = fs::read_to_string(journal.out("period/index.html")).unwrap();
+    assert!(
+        !page.contains("<script") && !page.contains("http-equiv=\"refresh\"") && !page.contains("\u{1b}")
+    );
+
+    let again = journal.bundle(300, 900, "period").unwrap_err();
+    assert!(matches!(again, ReportError::Exists(_)), "{again}");
+    assert!(matches!(journal.bundle(5_000, 6_000, "none"), Err(ReportError::Empty)));
+    journal.bundle(0, u64::MAX, "all.tar").unwrap();
+    assert!(fs::metadata(journal.out("all.tar")).unwrap().len() > 100_000);
+    let left: Vec<_> =
+        fs::read_dir(journal.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[tokio::test]
+async fn a_period_over_two_logs_has_a_part_for_each() {
+    let journal = Journal::new(30).await;
+    let renamed = Instance { name: "border-2".into(), version: "0" };
+    let audit = Audit::open(&settings(&journal.path()), renamed).unwrap();
+    cross(&audit, AuditMode::BestEffort).await;
+    audit.close().await;
+    let made = journal.bundle(10, u64::MAX, "both").unwrap();
+    let [first, second] = &made.logs[..] else { panic!("{made:?}") };
+    assert!(first.origin.contains("/border-1/") && second.origin.contains("/border-2/"));
+    assert_eq!((first.window.0, second.window, second.period.0), (9, (0, second.size), 0));
+    assert_eq!(made.statistics.records, journal.records().len() as u64 - 10);
+    for log in &made.logs {
+        let records = lines(&journal.out("both").join(&log.directory).join("records.jsonl"));
+        assert_eq!(records.len() as u64, log.window.1 - log.window.0);
+    }
+}
+
+#[tokio::test]
+async fn a_time_finds_its_records_and_those_beside_them() {
+    let journal = Journal::new(200).await;
+    let times: Vec<Timestamp> = journal
+        .records()
+        .iter()
+        .map(|record| {
+            serde_json::from_str::<Value>(record).unwrap()["time"].as_str().unwrap().parse().unwrap()
+        })
+        .collect();
+    let (from, to) = (times[100], times[300]);
+    let period = (Bound::Time(from), Bound::Time(to));
+    let made =
+        bundle::write(&journal.path(), period, None, &journal.out("period"), &AtomicU64::new(0)).unwrap();
+    assert!(!made.trusted);
+    let within = |index: u64| {
+        times[usize::try_from(index).unwrap()] >= from && times[usize::try_from(index).unwrap()] < to
+    };
+    let (first, end) = made.logs[0].period;
+    assert!(within(first) && within(end - 1));
+    assert!((0..first).chain(end..times.len() as u64).all(|index| !within(index)));
+    assert_eq!(made.logs[0].window, (first - 1, end + 1));
+}
+
+#[tokio::test]
+async fn no_bundle_is_made_of_records_that_are_not_as_they_were_signed() {
+    let journal = Journal::new(40).await;
+    let path = journal.path().join("seg-00000000000000000000.log");
+    let (bytes, mut forged, mut at) = (fs::read(&path).unwrap(), Vec::new(), 0);
+    while let Ok(Decoded::Frame(frame, size)) = frame::decode(&bytes[at..]) {
+        let text = String::from_utf8(frame.payload.to_vec()).unwrap();
+        let changed =
+            if frame.seq == 20 && frame.kind == Kind::Allow { text.replace("alice", "mally") } else { text };
+        frame::encode(&mut forged, frame.seq, frame.kind, frame.time, changed.as_bytes());
+        at += size;
+    }
+    fs::write(&path, forged).unwrap();
+    let error = journal.bundle(10, 30, "period").unwrap_err();
+    assert!(error.is_negative() && error.to_string().contains("record 20 "), "{error}");
+    assert!(!journal.out("period").exists());
+    journal.bundle(40, 60, "later").unwrap();
+}
+
+#[tokio::test]
+async fn an_export_holds_what_was_asked_for() {
+    let journal = Journal::new(50).await;
+    let filter = Filter { decision: Some(tidegate::audit::filter::Decided::Deny), ..Filter::default() };
+    for (format, file) in [
+        (Format::JsonLines, "records.jsonl"),
+        (Format::Csv, "records.csv"),
+        (Format::Ocsf, "records.ocsf.jsonl"),
+    ] {
+        let out = journal.out(format.name());
+        let exported = export(&journal.path(), &filter, format, &out, &AtomicU64::new(0)).unwrap();
+        assert_eq!(exported.records, 2, "a denial and its outcome");
+        let manifest = json_of(&out.join("manifest.json"));
+        assert_eq!((&manifest["records"], &manifest["filters"]), (&json!(2), &json!({"decision": "deny"})));
+        assert_eq!(manifest["files"][0]["name"], file);
+        assert!(fs::read_to_string(out.join(file)).unwrap().contains("not_permitted"));
+    }
+    let denied = lines(&journal.out("ocsf").join("records.ocsf.jsonl"));
+    let ended: Value = serde_json::from_str(&denied[1]).unwrap();
+    assert_eq!(ended["actor"]["user"]["uid"], "https://issuer.example|alice");
+    let whole = export(
+        &journal.path(),
+        &Filter::default(),
+        Format::JsonLines,
+        &journal.out("whole"),
+        &AtomicU64::new(0),
+    )
+    .unwrap();
+    assert_eq!(whole.records, journal.records().len() as u64);
+}
+
+fn compared(journal: &Journal, rows: &[Value]) -> Reconciled {
+    let logs = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": rows}]}]});
+    let path = journal.out("export.json");
+    fs::write(&path, logs.to_string()).unwrap();
+    reconcile(&journal.path(), &[path], None, (None, None), &AtomicU64::new(0)).unwrap()
+}
+
+fn otlp(uid: &str, body: &str) -> Value {
+    json!({"body": {"stringValue": body}, "attributes": [{"key": "log.record.uid", "value": {"stringValue": uid}}]})
+}
+
+#[tokio::test]
+async fn a_backend_that_lost_added_or_changed_records_is_found_out() {
+    let journal = Journal::new(20).await;
+    let mut rows: Vec<Value> = (0..)
+        .zip(journal.records())
+        .map(|(seq, record)| {
+            otlp(&tidegate::audit::formats::uid(seq, &serde_json::from_str(&record).unwrap()), &record)
+        })
+        .collect();
+    let note = fs::read_to_string(journal.path().join("tree/log-00000000000000000000/checkpoint")).unwrap();
+    rows.push(otlp("checkpoint/x/1/1", &note));
+    let good = compared(&journal, &rows);
+    assert!(good.agrees() && good.found == good.journal && good.compared == good.found, "{good:?}");
+    assert_eq!((good.checkpoints, good.journal, good.duplicates), (1, journal.records().len() as u64, 0));
+
+    let mut wrong = rows.clone();
+    wrong.remove(7);
+    wrong[3]["body"]["stringValue"] = "{}".into();
+    wrong.push(wrong[5].clone());
+    wrong.push(otlp("made-up/1/decision", "{}"));
+    wrong.push(otlp("checkpoint/x/2/2", &note.replace("\n45\n", "\n4500\n")));
+    let found = compared(&journal, &wrong);
+    let counts =
+        [&found.missing, &found.differing, &found.unknown, &found.rewritten].map(|findings| findings.count);
+    assert_eq!((counts, found.duplicates), ([1, 1, 1, 1], 1), "{found:?}");
+    assert_eq!((found.missing.first[0].seq, found.differing.first[0].seq), (Some(7), Some(3)));
+    assert!(!found.agrees());
+}
