@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::runtime::Handle;
 
-use crate::audit::{Audit, Instance, State, Stats};
+use crate::audit::{Audit, Instance, State, Stats, outbox};
 use crate::config::{self, Config};
 use crate::gateway::Snapshot;
 use crate::identity::Identity;
@@ -56,6 +56,7 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     for (key, error) in file.audit.problems() {
         problems.push(&config.name, format!("audit.{key}"), &error, error.hint());
     }
+    problems.append(outbox::check(file.audit.export.iter(), &config.name, "audit.export"));
     problems.append(file.telemetry.check(&config.name, "telemetry"));
     let routes = routes(config, &mut problems);
     let mut of_datasets = Problems::new();

@@ -20,6 +20,7 @@ mod journal;
 mod keys;
 mod modes;
 pub mod notes;
+pub mod outbox;
 #[cfg(test)]
 mod power;
 mod queue;
