@@ -46,6 +46,7 @@ use std::path::PathBuf;
 pub use draft::Draft;
 pub use journal::{Audit, Instance};
 pub use keys::Digester;
+pub use queue::Written;
 pub use retention::{Pruned, RetentionError};
 pub use settings::{PersonalData, Retention, Settings, SettingsError};
 pub use shared::{State, Stats};
