@@ -328,7 +328,7 @@ pub(super) fn observe_export(telemetry: &Telemetry, outbox: &Outbox) {
     };
     gauge(
         "tidegate.audit.export.state",
-        "1",
+        "{state}",
         "0 records are taken, 1 tried again, 2 refused until somebody mends it, 3 the journal cannot be read",
         |stats| match stats.health {
             Health::Sending => 0,

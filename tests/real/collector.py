@@ -2,8 +2,11 @@
 
 It decodes with the messages of the `opentelemetry-proto` package, which are not ours. `harness.otlp_messages()` first.
 """
+import gzip
 import http.server
+import socket
 import threading
+import urllib.request
 from dataclasses import dataclass
 
 
@@ -57,10 +60,11 @@ def partial(rejected, message="test: refused"):
 
 
 class Collector:
-    """`answer(logs, headers)` may give (status, headers, body, keep) in place of a plain 200; `keep` says which of the records are kept."""
+    """`answer(logs, headers)` may give (status, headers, body, keep) in place of a plain 200; `keep` says which of the
+    records are kept. `onward` is a receiver that gets everything too, without gzip."""
 
-    def __init__(self, tls=None):
-        self._lock, self._tls, self._server = threading.Lock(), tls, None
+    def __init__(self, tls=None, onward=None):
+        self._lock, self._tls, self._server, self._onward = threading.Lock(), tls, None, onward
         self.port, self.answer = 0, None
         self.logs, self.requests, self.signals = [], 0, {}
         self.start()
@@ -78,6 +82,8 @@ class Collector:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers["content-encoding"] == "gzip":
+                    body = gzip.decompress(body)
                 status, headers, answer = collector.take(self.path, self.headers, body)
                 self.send_response(status)
                 for name, value in {"content-type": "application/x-protobuf", "content-length": str(len(answer)), **headers}.items():
@@ -120,11 +126,15 @@ class Collector:
             server.server_close()
             for connection in server.open:
                 try:
-                    connection.close()
+                    connection.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass
 
     def take(self, path, headers, body):
+        if self._onward:
+            request = urllib.request.Request(self._onward + path, body, {"content-type": headers["content-type"]})
+            with urllib.request.urlopen(request, timeout=10) as taken:
+                return taken.status, {}, taken.read()
         if path != "/v1/logs":
             with self._lock:
                 self.signals[path] = self.signals.get(path, 0) + 1

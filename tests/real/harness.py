@@ -368,11 +368,11 @@ class Test:
         self.defer(recorder.close)
         return recorder
 
-    def collector(self, tls=None):
+    def collector(self, tls=None, onward=None):
         """An OTLP collector that can be told to misbehave."""
         otlp_messages()
         from collector import Collector
-        collector = Collector(tls)
+        collector = Collector(tls, onward)
         self.defer(collector.stop)
         return collector
 
