@@ -9,6 +9,8 @@ import threading
 import urllib.request
 from dataclasses import dataclass
 
+from process import free_port
+
 
 @dataclass
 class Log:
@@ -65,7 +67,7 @@ class Collector:
 
     def __init__(self, tls=None, onward=None):
         self._lock, self._tls, self._server, self._onward = threading.Lock(), tls, None, onward
-        self.port, self.answer = 0, None
+        self.port, self.answer = free_port(), None      # not an ephemeral one: it must be free again after a stop
         self.logs, self.requests, self.signals = [], 0, {}
         self.start()
 
@@ -115,7 +117,6 @@ class Collector:
                 pass
 
         self._server = Server(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self):

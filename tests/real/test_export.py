@@ -96,7 +96,7 @@ def test_outages_lose_nothing(t):
 
 def test_a_killed_gateway_goes_on_where_it_was(t):
     collector = t.collector()
-    gateway = exporting(t, collector)
+    gateway = exporting(t, collector, delay="400ms")      # so that a stop comes while it collects
     ask(gateway, 10)
     eventually(collector.seqs, "records arrive")
     collector.answer = lambda *_: (503, {}, b"", NOTHING)
