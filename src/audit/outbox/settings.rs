@@ -248,3 +248,52 @@ pub(crate) fn resolve(settings: &mut ExportSettings, base: &Path) {
         *path = base.join(&*path);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let settings: ExportSettings = toml::from_str(text).unwrap();
+        let name: DestinationName = "backend".parse().unwrap();
+        check([(&name, &settings)].into_iter(), "t.toml", "audit.export")
+            .iter()
+            .map(|problem| format!("{}: {}", problem.place, problem.message))
+            .collect()
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        assert_eq!(problems("endpoint = \"http://127.0.0.1:4318\""), Vec::<String>::new());
+        for (text, says) in [
+            ("endpoint = \"collector\"", "audit.export.backend.endpoint: `collector` is no URL"),
+            ("endpoint = \"http://collector.example\"", "endpoint: `http://collector.example` would carry"),
+            ("endpoint = \"https://collector.example\"", "audit.export.backend.ca: is missing"),
+            ("endpoint = \"http://localhost\"\nclient_key = \"k\"", "client_certificate: is missing"),
+            ("endpoint = \"http://localhost\"\nclient_certificate = \"k\"", "client_key: is missing"),
+            (
+                "endpoint = \"http://localhost\"\nheaders_file = \"/none\"",
+                "headers_file: secret file `/none`",
+            ),
+            ("endpoint = \"https://localhost\"\nca = \"/none\"", "audit.export.backend.ca: "),
+            ("endpoint = \"http://localhost\"\nbatch_records = 0", "batch_records: 0 is out of range"),
+            ("endpoint = \"http://localhost\"\nbatch_bytes = \"1KiB\"", "batch_bytes: `1KiB` is out"),
+            ("endpoint = \"http://localhost\"\ntimeout = \"10ms\"", "timeout: `10ms` is out of range"),
+            ("endpoint = \"http://localhost\"\nretry_max = \"2h\"", "retry_max: `2h` is out of range"),
+            ("endpoint = \"http://localhost\"\ndelay = \"2m\"", "delay: `2m` is out of range"),
+        ] {
+            let found = problems(text);
+            assert!(found.len() == 1 && found[0].contains(says), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_a_folder_and_nothing_else() {
+        for name in ["backend", "otel-2", "0"] {
+            assert_eq!(name.parse::<DestinationName>().unwrap().as_str(), name);
+        }
+        for wrong in ["", "..", "a/b", "-a", "A", "a.b", "ä", &"a".repeat(41)] {
+            assert!(wrong.parse::<DestinationName>().is_err(), "{wrong}");
+        }
+    }
+}
