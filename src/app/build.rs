@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::runtime::Handle;
 
+use crate::audit::outbox::{self, ExportStats, Health, Outbox};
 use crate::audit::{Audit, Instance, State, Stats};
 use crate::config::{self, Config};
 use crate::gateway::Snapshot;
@@ -56,6 +57,7 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     for (key, error) in file.audit.problems() {
         problems.push(&config.name, format!("audit.{key}"), &error, error.hint());
     }
+    problems.append(outbox::check(file.audit.export.iter(), &config.name, "audit.export"));
     problems.append(file.telemetry.check(&config.name, "telemetry"));
     let routes = routes(config, &mut problems);
     let mut of_datasets = Problems::new();
@@ -281,11 +283,13 @@ fn listener(config: &Config, problems: &mut Problems) {
     }
 }
 
+fn instance(config: &Config) -> Instance {
+    Instance { name: config.file.gateway.name.as_str().into(), version: env!("CARGO_PKG_VERSION") }
+}
+
 /// Opens the journal and keeps the bundle in it. Blocks while it recovers.
 pub(super) fn journal(config: &Config, bundle: &Bundle, routes: &Table) -> anyhow::Result<Audit> {
-    let instance =
-        Instance { name: config.file.gateway.name.as_str().into(), version: env!("CARGO_PKG_VERSION") };
-    let audit = Audit::open(&config.file.audit, instance)?;
+    let audit = Audit::open(&config.file.audit, instance(config))?;
     audit.archive(bundle.hash(), bundle.files()).context("failed to keep the policies in the journal")?;
     let modes = routes.routes().map(|route| (route.name.to_string(), route.audit)).collect();
     audit.modes(&modes)?;
@@ -305,6 +309,53 @@ pub(super) fn telemetry(config: &Config) -> anyhow::Result<Arc<Telemetry>> {
     };
     let exporters = Exporters::new(settings, config.file.gateway.name.as_str(), client, Handle::current())?;
     Ok(Arc::new(Telemetry::new(exporters)))
+}
+
+/// Starts to send records to the configured destinations.
+pub(super) fn outbox(config: &Config, audit: &Audit) -> anyhow::Result<Outbox> {
+    let settings = &config.file.audit;
+    Ok(Outbox::start(audit, &settings.directory, &instance(config), &settings.export)?)
+}
+
+/// Registers the readings of the export, one for each destination.
+pub(super) fn observe_export(telemetry: &Telemetry, outbox: &Outbox) {
+    let metrics = telemetry.metrics();
+    let gauge = |name, unit, description, read: fn(ExportStats) -> u64| {
+        let watch = outbox.watch();
+        metrics.observe_each(Gauge { name, unit, description }, "tidegate.destination", move |note| {
+            watch.stats().for_each(|(name, stats)| note(name, read(stats)));
+        });
+    };
+    gauge(
+        "tidegate.audit.export.state",
+        "{state}",
+        "0 records are taken, 1 tried again, 2 refused until somebody mends it, 3 the journal cannot be read",
+        |stats| match stats.health {
+            Health::Sending => 0,
+            Health::Waiting => 1,
+            Health::Denied => 2,
+            Health::Unreadable => 3,
+        },
+    );
+    gauge("tidegate.audit.export.lag_records", "{record}", "Records not acknowledged yet", |stats| {
+        stats.lag_records
+    });
+    gauge("tidegate.audit.export.lag", "s", "Age of the oldest record on its way", |stats| stats.lag_seconds);
+    gauge("tidegate.audit.export.sent", "{record}", "Records acknowledged since the start", |stats| {
+        stats.sent
+    });
+    gauge("tidegate.audit.export.failures", "{attempt}", "Attempts that failed since the start", |stats| {
+        stats.failures
+    });
+    gauge("tidegate.audit.export.dead_letters", "{record}", "Records refused for good", |stats| {
+        stats.dead_letters
+    });
+    gauge(
+        "tidegate.audit.export.missed",
+        "{record}",
+        "Records removed before they were sent, since the start",
+        |stats| stats.missed,
+    );
 }
 
 /// Registers the readings of the journal.

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Status};
 use crate::audit::Audit;
+use crate::audit::outbox::Outbox;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::listen::{self, Listener};
@@ -33,6 +34,9 @@ pub use build::{check, check_file};
 const SETTLE_STEP: Duration = Duration::from_millis(10);
 const SETTLE_STEPS: u32 = 100;
 
+/// How long the last records may take to their destinations when the gateway stops; the next start sends the rest.
+const LAST_EXPORT: Duration = Duration::from_secs(3);
+
 /// A gateway that serves.
 #[derive(Debug)]
 pub struct Running {
@@ -45,6 +49,7 @@ pub struct Running {
     data_task: JoinHandle<()>,
     admin_task: JoinHandle<()>,
     audit: Audit,
+    outbox: Outbox,
     telemetry: Arc<Telemetry>,
 }
 
@@ -78,6 +83,8 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         .context("failed to open the audit journal")?;
     let telemetry = build::telemetry(&config).context("failed to set up telemetry")?;
     build::observe(&telemetry, &audit);
+    let outbox = build::outbox(&config, &audit).context("failed to start the audit export")?;
+    build::observe_export(&telemetry, &outbox);
     snapshot.identity.start().await;
     let clock = Arc::new(SystemClock);
     let gateway = Arc::new(Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock));
@@ -113,6 +120,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         data_task,
         admin_task,
         audit,
+        outbox,
         telemetry,
     })
 }
@@ -166,6 +174,7 @@ impl Running {
         }
         settle(&self.audit).await;
         self.audit.close().await;
+        self.outbox.close(LAST_EXPORT).await;
         let telemetry = self.telemetry;
         let _ = tokio::task::spawn_blocking(move || telemetry.shutdown()).await;
     }

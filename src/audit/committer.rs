@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::encode::text;
 use super::frame::{self, Kind, frame_bytes};
-use super::queue::{Ack, Entry, Place};
+use super::queue::{Ack, Entry, Place, Written};
 use super::record::{Event, VERSION};
 use super::refusals;
 use super::segment::{self, Durable, Head, Open, Previous};
@@ -88,6 +88,8 @@ pub(crate) struct Committer {
     open: HashSet<Open>,
     log_name: String,
     log: Option<LogHead>,
+    /// Its name, to be shared with whoever is told where a record is.
+    origin: Arc<str>,
     /// The record that opens the log, until it is written.
     opening: Option<Vec<u8>>,
     /// Leaf hashes on their way to the tree.
@@ -127,6 +129,7 @@ impl Committer {
             next_seq: takeover.next_seq,
             open: takeover.open,
             log_name: takeover.log_name,
+            origin: takeover.log.as_ref().map_or_else(|| "".into(), |log| log.origin.as_str().into()),
             log: takeover.log,
             opening: None,
             leaves: Vec::new(),
@@ -246,7 +249,8 @@ impl Committer {
 
     /// Called for each record in the order of sequence numbers, once it is in the file.
     fn appended(&mut self, entry: &mut Entry) {
-        self.next_seq = self.next_seq.saturating_add(1);
+        let seq = self.next_seq;
+        self.next_seq = seq.saturating_add(1);
         add(&self.shared.counters.records, 1);
         match (entry.kind, entry.key) {
             (Kind::Allow, Some(key)) => {
@@ -258,6 +262,11 @@ impl Committer {
             _ => {}
         }
         self.shared.places.give(entry.place, 1);
+        if let Some(ack) = &mut entry.ack {
+            let first = self.log.as_ref().map_or(0, |log| log.first);
+            let leaf_index = seq.saturating_sub(first);
+            ack.written = Some(Written { seq, log: self.origin.clone(), leaf_index });
+        }
         match entry.ack.take() {
             Some(ack) if ack.durable => self.waiters.push(ack),
             Some(ack) => ack.send(Ok(())),

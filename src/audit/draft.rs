@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Unavailable;
 use super::encode::encode;
 use super::frame::Kind;
-use super::queue::Place;
+use super::queue::{Place, Written};
 use super::record::{Decision, Ending, Outcome, Refusal, Verdict};
 use super::shared::Shared;
 use super::subjects::{Held, Subjects};
@@ -29,6 +29,8 @@ pub struct Draft {
     attempt: u16,
     /// Whether an outcome is owed.
     owed: bool,
+    /// Where the last decision stands.
+    written: Option<Written>,
 }
 
 impl Draft {
@@ -42,6 +44,7 @@ impl Draft {
             places: 0,
             attempt: 0,
             owed: false,
+            written: None,
         };
         draft.reserve_attempt()?;
         draft.owed = true;
@@ -58,6 +61,12 @@ impl Draft {
     #[must_use]
     pub const fn attempt(&self) -> u16 {
         self.attempt
+    }
+
+    /// Where the record of the last decision stands in the journal and in its log; none if nothing was recorded.
+    #[must_use]
+    pub const fn written(&self) -> Option<&Written> {
+        self.written.as_ref()
     }
 
     /// Takes the places of one more attempt, for a retry.
@@ -87,6 +96,7 @@ impl Draft {
         }
         // A decision that is not written owes no outcome.
         self.owed = false;
+        self.written = None;
         if self.mode == AuditMode::Off {
             self.attempt = self.attempt.saturating_add(1);
             return Ok(());
@@ -121,7 +131,8 @@ impl Draft {
         // A sender that is gone means that the committer is: nothing is recorded any more.
         let written = written.await.unwrap_or(Err(Unavailable::Poisoned));
         self.owed = written.is_ok();
-        written
+        self.written = Some(written?);
+        Ok(())
     }
 
     /// Records how the last attempt ended, once; the request may go on with another one.

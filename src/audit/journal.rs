@@ -50,6 +50,7 @@ pub struct Audit {
 struct Inner {
     shared: Arc<Shared>,
     keys: Arc<Keys>,
+    syncer: Arc<Syncer>,
     directory: PathBuf,
     upkeep: Arc<Upkeep>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -119,9 +120,9 @@ impl Audit {
             keep: settings.retention.keep.get(),
         });
         let committer = Committer::new(shared.clone(), syncer.clone(), storage, feed, takeover);
-        let threads = start(shared.clone(), syncer, committer, writer, upkeep.clone(), lock)?;
+        let threads = start(shared.clone(), syncer.clone(), committer, writer, upkeep.clone(), lock)?;
         let (directory, threads) = (directory.clone(), Mutex::new(threads));
-        let inner = Inner { shared, keys: tenants, directory, upkeep, threads };
+        let inner = Inner { shared, keys: tenants, syncer, directory, upkeep, threads };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -211,6 +212,12 @@ impl Audit {
     #[must_use]
     pub fn checkpoint(&self) -> Option<Published> {
         self.inner.shared.published()
+    }
+
+    /// All records below this number are on the disk.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.inner.syncer.durable()
     }
 
     /// The id of this run, as it stands in its records.

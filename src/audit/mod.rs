@@ -25,6 +25,7 @@ mod keys;
 pub mod lines;
 mod modes;
 pub mod notes;
+pub mod outbox;
 #[cfg(test)]
 mod power;
 mod queue;
@@ -53,6 +54,7 @@ use std::path::PathBuf;
 pub use draft::Draft;
 pub use journal::{Audit, Instance};
 pub use keys::Digester;
+pub use queue::Written;
 pub use retention::{Pruned, RetentionError};
 pub use settings::{PersonalData, Retention, Settings, SettingsError};
 pub use shared::{State, Stats};

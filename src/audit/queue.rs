@@ -4,7 +4,7 @@
 //! The committer is woken only when it sleeps; records that nobody waits for do not cut its short sleep.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -33,16 +33,31 @@ pub(crate) enum Place {
     Own,
 }
 
+/// Where a record stands: its number in the journal, and the leaf that it is in the tree of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The number of the record in the journal.
+    pub seq: u64,
+    /// The name of the log: the origin of its checkpoints.
+    pub log: Arc<str>,
+    /// The index of the leaf in that log.
+    pub leaf_index: u64,
+}
+
 /// Somebody who waits for a record.
 #[derive(Debug)]
 pub(crate) struct Ack {
     /// Whether they wait for the sync too.
     pub(crate) durable: bool,
-    pub(crate) sender: oneshot::Sender<Result<(), Unavailable>>,
+    pub(crate) sender: oneshot::Sender<Result<Written, Unavailable>>,
+    /// Known when the record is written.
+    pub(crate) written: Option<Written>,
 }
 
 impl Ack {
     pub(crate) fn send(self, result: Result<(), Unavailable>) {
+        // INVARIANT: who is told of success has been written.
+        let result = result.and_then(|()| self.written.ok_or(Unavailable::Poisoned));
         // Whoever waited may have gone; that is their draft's business.
         let _ = self.sender.send(result);
     }

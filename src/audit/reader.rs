@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::frame::{Frame, Kind};
-use super::segment::{self, Broken, FrameReader, Listed, Next};
+use super::segment::{self, Broken, FrameReader, Head, Listed, Next};
+use super::tree::log::LogHead;
 
 /// A journal that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,8 @@ pub struct Reader {
     expected: u64,
     /// The segment has ended, for there is a later one; what is in it now is all of it.
     ended: bool,
+    /// The log that the segment belongs to.
+    log: Option<LogHead>,
 }
 
 fn listed(directory: &Path) -> Result<Vec<Listed>, ReadError> {
@@ -114,13 +117,28 @@ impl Reader {
         Self::at(directory, segments, index).map(|reader| (reader, index == 0))
     }
 
+    /// Begins with the segment that holds the record of this number, or with the oldest if that is gone.
+    ///
+    /// # Errors
+    /// There is no journal, or it cannot be read.
+    pub(crate) fn open_at(directory: &Path, seq: u64) -> Result<Self, ReadError> {
+        let segments = listed(directory)?;
+        let later = segments.partition_point(|segment| segment.first <= seq);
+        Self::at(directory, segments, later.saturating_sub(1))
+    }
+
+    /// The record that was read last, and the log that it is a leaf of.
+    pub(crate) fn last(&self) -> Option<(Stored<'_>, Option<&LogHead>)> {
+        self.frames.current().map(|frame| (frame.into(), self.log.as_ref()))
+    }
+
     fn at(directory: &Path, segments: Vec<Listed>, index: usize) -> Result<Self, ReadError> {
         let Some(segment) = segments.into_iter().nth(index) else {
             return Err(ReadError::Missing(directory.to_owned()));
         };
         let frames = open(&segment)?;
         let expected = segment.first;
-        Ok(Self { directory: directory.to_owned(), segment, frames, expected, ended: false })
+        Ok(Self { directory: directory.to_owned(), segment, frames, expected, ended: false, log: None })
     }
 
     /// Goes on from a place, which must be that of a record or the end of what was read.
@@ -190,6 +208,9 @@ impl Reader {
         if frame.seq != self.expected {
             let reason = format!("record {} stands where {} should", frame.seq, self.expected);
             return Err(ReadError::Damaged { segment: self.segment.path.clone(), offset, reason });
+        }
+        if frame.kind == Kind::Segment {
+            self.log = serde_json::from_slice::<Head>(frame.payload).ok().and_then(|head| head.log);
         }
         if !frame.kind.is_record() {
             return Ok(Step::Other);

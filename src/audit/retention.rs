@@ -21,6 +21,7 @@ use jiff::Timestamp;
 
 use super::keys::make_directory;
 use super::notes::write_synced;
+use super::outbox::required_floor;
 use super::record::Event;
 use super::segment::{self, FrameReader, Head, Listed, Next};
 use super::shared::{Shared, State};
@@ -165,7 +166,7 @@ impl Retention {
     /// The oldest segments, all records of which were written before `before`, that nothing keeps.
     fn candidates(&self, before: Timestamp) -> Result<Vec<Candidate>, RetentionError> {
         let all = segment::list(&self.journal).map_err(failed("read", &self.journal))?;
-        let floor = destinations(&self.journal).map_err(failed("read", &self.journal))?;
+        let floor = required_floor(&self.journal);
         let holds = holds::list(&self.journal)?;
         let held = holds.iter().map(|hold| hold.from.unwrap_or(Timestamp::MIN)).min();
         let newest = all.last().and_then(|segment| head(segment).ok()).and_then(|(head, _)| head.log);
@@ -330,37 +331,6 @@ fn sync_tiles(log: &LogDirectory, size: u64, from: u64, to: u64) -> Result<(), R
         File::open(&directory).and_then(|file| file.sync_all()).map_err(failed("sync", &directory))?;
     }
     Ok(())
-}
-
-/// The first record that some destination of an export has not acknowledged; none if there is no destination.
-///
-/// # Errors
-/// A cursor is there and cannot be read: then nothing may be deleted.
-fn destinations(journal: &Path) -> io::Result<Option<u64>> {
-    #[derive(serde::Deserialize)]
-    struct Cursor {
-        seq: u64,
-    }
-    let entries = match fs::read_dir(journal.join("export")) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut floor = None;
-    for entry in entries {
-        let directory = entry?.path();
-        if !directory.is_dir() {
-            continue;
-        }
-        let seq = match fs::read(directory.join("cursor")) {
-            Ok(bytes) => serde_json::from_slice::<Cursor>(&bytes)?.seq,
-            // Nothing was acknowledged yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        floor = Some(floor.map_or(seq, |floor: u64| floor.min(seq)));
-    }
-    Ok(floor)
 }
 
 /// Records what other processes noted, each note once it is on the disk.

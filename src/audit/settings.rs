@@ -1,9 +1,11 @@
 //! What the operator can say about the journal. Paths are absolute by the time they come here.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::outbox::{DestinationName, ExportSettings};
 use crate::model::{ByteSize, Duration};
 
 /// Smallest segment: it must hold its own list of open decisions and some records.
@@ -41,6 +43,8 @@ pub struct Settings {
     pub personal: PersonalData,
     /// How long records are kept.
     pub retention: Retention,
+    /// Where records go besides the journal, by name: OpenTelemetry collectors.
+    pub export: BTreeMap<DestinationName, ExportSettings>,
 }
 
 /// How records hold what identifies a user.
@@ -118,6 +122,7 @@ impl Default for Settings {
             previous_signing_key: None,
             personal: PersonalData::default(),
             retention: Retention::default(),
+            export: BTreeMap::new(),
         }
     }
 }

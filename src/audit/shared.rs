@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::encode::{encode, text};
 use super::frame::Kind;
-use super::queue::{Ack, Entry, Place, Places, Queue};
+use super::queue::{Ack, Entry, Place, Places, Queue, Written};
 use super::record::{Event, Stamp};
 use super::refusals::Limiter;
 use super::segment::Open;
@@ -198,9 +198,9 @@ impl Shared {
         key: Open,
         payload: Vec<u8>,
         durable: bool,
-    ) -> oneshot::Receiver<Result<(), Unavailable>> {
+    ) -> oneshot::Receiver<Result<Written, Unavailable>> {
         let (sender, receiver) = oneshot::channel();
-        let ack = Some(Ack { durable, sender });
+        let ack = Some(Ack { durable, sender, written: None });
         self.send(Entry { kind, key: Some(key), payload, place: Place::Draft, ack });
         receiver
     }

@@ -335,6 +335,9 @@ fn resolve(file: &mut FileConfig, base: &Path) {
     at(&mut file.audit.directory);
     maybe(&mut file.audit.signing_key);
     maybe(&mut file.audit.previous_signing_key);
+    for destination in file.audit.export.values_mut() {
+        audit::outbox::resolve(destination, base);
+    }
     maybe(&mut file.telemetry.otlp_ca);
     for cluster in file.clusters.values_mut() {
         maybe(&mut cluster.ca);

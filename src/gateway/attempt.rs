@@ -194,24 +194,23 @@ async fn decide(
     let request = crossing.authorization(exchange.facts.peer.ip(), gateway.clock.now());
     let decision = snapshot.bundle.decide(&request, &crossing.inspected.candidates, RUNGS);
     let took = clock.elapsed();
-    exchange.recorded = false;
+    exchange.recorded(false);
     let denial = match decision {
         Ok(permit) => return Ok(Decided { permit, started, took }),
         Err(denial) => denial,
     };
     let last = denial.evaluations.last().map(|evaluation| &evaluation.resource);
     let (code, policies) = (denial.reason.code(), denial.policies.as_slice());
-    observe(
-        gateway,
-        exchange,
-        crossing,
-        started,
-        took,
-        &Shown { outcome: "deny", code, policies, resource: last },
-    );
-    let (facts, draft) = exchange.parts()?;
-    draft.decision(&record::denied(facts, &denial, &gateway.audit)?).await?;
-    exchange.recorded = true;
+    let shown = Shown { outcome: "deny", code, policies, resource: last };
+    let recorded = async {
+        let (facts, draft) = exchange.parts()?;
+        Ok::<_, Reject>(draft.decision(&record::denied(facts, &denial, &gateway.audit)?).await?)
+    };
+    let recorded = recorded.await;
+    exchange.recorded(recorded.is_ok());
+    // Also one that could not be recorded was taken, and is counted.
+    observe(gateway, exchange, crossing, started, took, &shown);
+    recorded?;
     Err(Reject::denied(&denial))
 }
 
@@ -342,11 +341,16 @@ async fn record(
         policies: permit.policies(),
         resource: Some(&permit.candidate().resource),
     };
+    let to = (endpoint, plan);
+    let recorded = async {
+        let (facts, draft) = exchange.parts()?;
+        let record = record::permitted(facts, crossing, permit, to, &gateway.audit)?;
+        Ok(draft.decision(&record).await?)
+    };
+    let recorded = recorded.await;
+    exchange.recorded(recorded.is_ok());
     observe(gateway, exchange, crossing, decided.started, decided.took, &shown);
-    let (facts, draft) = exchange.parts()?;
-    draft.decision(&record::permitted(facts, crossing, permit, (endpoint, plan), &gateway.audit)?).await?;
-    exchange.recorded = true;
-    Ok(())
+    recorded
 }
 
 /// What a decision's metric and span say.
@@ -367,7 +371,7 @@ fn observe(
 ) {
     let action = crossing.inspected.action.name();
     gateway.telemetry.metrics().decided(action, shown.outcome, shown.code, took);
-    if let Some(span) = exchange.span().filter(|span| span.is_recording()) {
+    if let Some(finish) = exchange.finish.as_ref().filter(|finish| finish.span.is_recording()) {
         let facts = DecisionFacts {
             decision: shown.outcome,
             code: shown.code,
@@ -376,7 +380,8 @@ fn observe(
             resource: shown.resource.map(ToString::to_string).unwrap_or_default(),
             principal: format!("{}::\"{}\"", crossing.principal.kind.name(), crossing.principal.id),
             bundle: &exchange.facts.bundle,
+            record: finish.record(),
         };
-        span.decision((started, took), &facts);
+        finish.span.decision((started, took), &facts);
     }
 }

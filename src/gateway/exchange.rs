@@ -12,13 +12,13 @@ use http::header::USER_AGENT;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use crate::audit::record::{Ending, Outcome};
-use crate::audit::{Audit, Draft, Unavailable};
+use crate::audit::{Audit, Draft, Unavailable, Written};
 use crate::inspect::{Inspected, StoreCall};
 use crate::message::{Body, Connection, Inbound};
 use crate::model::{Action, AuditMode, Authn, Label, Principal, RecordId, Resource, RouteKind};
 use crate::protect::{Opened, WireDigest};
 use crate::route::Route;
-use crate::telemetry::{RequestSpan, ServerFacts, ServerRequest, Telemetry};
+use crate::telemetry::{LeafFacts, RecordFacts, RequestSpan, ServerFacts, ServerRequest, Telemetry};
 
 use super::completion::Closing;
 use super::payload::Sent;
@@ -98,6 +98,8 @@ pub(crate) struct Finish {
     path: String,
     host: String,
     code: Option<&'static str>,
+    /// Where the last decision is recorded.
+    written: Option<Written>,
 }
 
 impl Exchange {
@@ -137,6 +139,7 @@ impl Exchange {
             path: String::new(),
             host: String::new(),
             code: None,
+            written: None,
         };
         Self {
             facts,
@@ -218,6 +221,15 @@ impl Exchange {
         }
     }
 
+    /// Whether the decision that was taken last is in the journal; then its spans say where.
+    pub(crate) fn recorded(&mut self, recorded: bool) {
+        self.recorded = recorded;
+        let written = self.draft.as_ref().filter(|_| recorded).and_then(Draft::written).cloned();
+        if let Some(finish) = &mut self.finish {
+            finish.written = written;
+        }
+    }
+
     /// The attempt that was recorded last, from 1; 0 before the first.
     pub(crate) fn attempt(&self) -> u16 {
         self.draft.as_ref().map_or(0, Draft::attempt)
@@ -265,6 +277,9 @@ impl Exchange {
         };
         if let Err(error) = draft.decision(&record).await {
             return Reject::from(error);
+        }
+        if let Some(finish) = &mut self.finish {
+            finish.written = draft.written().cloned();
         }
         draft.close(&self.refused(&reject));
         reject
@@ -343,7 +358,19 @@ impl Facts {
     }
 }
 
+/// What spans say of a record.
+fn place(id: RecordId, written: Option<&Written>) -> RecordFacts<'_> {
+    let leaf =
+        written.map(|written| LeafFacts { seq: written.seq, log: &written.log, index: written.leaf_index });
+    RecordFacts { id, leaf }
+}
+
 impl Finish {
+    /// The record of the last decision, for spans.
+    pub(crate) fn record(&self) -> RecordFacts<'_> {
+        place(self.id, self.written.as_ref())
+    }
+
     /// Ends span and metrics.
     pub(crate) fn end(self, status: StatusCode) {
         let route = self.route.as_ref().map(|route| route.name.as_str());
@@ -362,7 +389,7 @@ impl Finish {
             peer: self.peer,
             code: self.code,
         };
-        self.span.finish(route, self.id, facts);
+        self.span.finish(route, &place(self.id, self.written.as_ref()), facts);
     }
 }
 

@@ -70,6 +70,7 @@ impl Sending {
                 method: crossing.method.as_str(),
                 resend: u32::from(exchange.attempt().saturating_sub(1)),
                 protection: permit.protection().name(),
+                record: finish.record(),
             }),
         });
         Self { part }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{Origin, OriginError, Reach};
 use super::connector::{ConnectError, ConnectTimes, Connector, Plaintext};
-use super::tls::{Alpn, ClientTls, TlsError};
+use super::tls::{Alpn, ClientIdentityFiles, ClientTls, TlsError};
 use crate::model::{ByteSize, Duration};
 
 /// How a service of the house (an issuer, a collector) is reached.
@@ -74,12 +74,24 @@ impl Client {
     /// # Errors
     /// The URL has no origin, the authorities are missing or unusable, or plaintext would leave this machine.
     pub fn new(url: &str, settings: &ClientSettings) -> Result<Self, ClientError> {
+        Self::with_identity(url, settings, None)
+    }
+
+    /// Like [`Client::new`], and shows a certificate if it is asked for one.
+    ///
+    /// # Errors
+    /// As [`Client::new`], and the certificate or its key cannot be used.
+    pub fn with_identity(
+        url: &str,
+        settings: &ClientSettings,
+        identity: Option<&ClientIdentityFiles>,
+    ) -> Result<Self, ClientError> {
         let origin = Origin::parse(url)?;
         let reach = Reach::new(settings.allow_networks.clone());
         let times = ConnectTimes::default();
         let connector = if origin.secure {
             let ca = settings.ca.as_deref().ok_or_else(|| ClientError::NoCa(origin.clone()))?;
-            let tls = ClientTls::load(ca, None, Alpn::PreferHttp2)?;
+            let tls = ClientTls::load(ca, identity, Alpn::PreferHttp2)?;
             Connector::secure(origin.clone(), &tls, settings.server_name.as_deref(), reach, times)?
         } else {
             Connector::plain(origin.clone(), Plaintext::LoopbackOnly, reach, times)?
@@ -111,8 +123,8 @@ impl Client {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         match self.exchange(Method::GET, url, headers, Bytes::new()).await? {
-            (StatusCode::OK, body) => Ok(body),
-            (status, _) => Err(FetchError::Status(status)),
+            (StatusCode::OK, _, body) => Ok(body),
+            (status, ..) => Err(FetchError::Status(status)),
         }
     }
 
@@ -123,9 +135,22 @@ impl Client {
     pub async fn post(
         &self,
         url: &str,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), FetchError> {
+        self.post_for_head(url, headers, body).await.map(|(status, _, body)| (status, body))
+    }
+
+    /// Like [`Client::post`], and gives the headers of the answer too.
+    ///
+    /// # Errors
+    /// As [`Client::post`].
+    pub async fn post_for_head(
+        &self,
+        url: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), FetchError> {
         headers.entry(CONTENT_TYPE).or_insert_with(|| HeaderValue::from_static("application/octet-stream"));
         self.exchange(Method::POST, url, headers, body).await
     }
@@ -136,7 +161,7 @@ impl Client {
         url: &str,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<(StatusCode, Bytes), FetchError> {
+    ) -> Result<(StatusCode, HeaderMap, Bytes), FetchError> {
         let uri: Uri = url.parse().map_err(|_| FetchError::Url(OriginError::Malformed))?;
         if Origin::of(&uri)? != self.origin {
             return Err(FetchError::OtherOrigin(self.origin.clone()));
@@ -149,9 +174,9 @@ impl Client {
         request.headers_mut().insert(USER_AGENT, agent);
         let whole = async {
             let answer = self.http.request(request).await?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), self.max_bytes).collect().await;
-            body.map(|body| (status, body.to_bytes())).map_err(|error| {
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, self.max_bytes).collect().await;
+            body.map(|body| (head.status, head.headers, body.to_bytes())).map_err(|error| {
                 if error.is::<LengthLimitError>() { FetchError::TooLarge } else { FetchError::Body(error) }
             })
         };

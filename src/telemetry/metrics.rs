@@ -187,6 +187,21 @@ impl Instruments {
         self.reloads.add(1, &[KeyValue::new("tidegate.result", result)]);
     }
 
+    /// Registers a reading of several things of the configuration, each under its name in the label `label`.
+    pub fn observe_each<F>(&self, gauge: Gauge, label: &'static str, read: F)
+    where
+        F: Fn(&mut dyn FnMut(&str, u64)) + Send + Sync + 'static,
+    {
+        self.meter
+            .u64_observable_gauge(gauge.name)
+            .with_unit(gauge.unit)
+            .with_description(gauge.description)
+            .with_callback(move |observer| {
+                read(&mut |name, value| observer.observe(value, &[KeyValue::new(label, name.to_owned())]));
+            })
+            .build();
+    }
+
     /// Registers a reading that is taken whenever metrics are collected.
     pub fn observe(&self, gauge: Gauge, read: impl Fn() -> u64 + Send + Sync + 'static) {
         self.meter

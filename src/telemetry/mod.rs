@@ -17,7 +17,7 @@ pub use export::{ExportError, Exporters};
 pub use log::init as init_log;
 pub use metrics::{Gauge, Instruments, ServerRequest, UpstreamRequest};
 pub use settings::{LogFormat, Settings};
-pub use trace::{AttemptFacts, ClientSpan, DecisionFacts, RequestSpan, ServerFacts};
+pub use trace::{AttemptFacts, ClientSpan, DecisionFacts, LeafFacts, RecordFacts, RequestSpan, ServerFacts};
 
 /// The facade that the gateway writes to.
 #[derive(Debug)]

@@ -22,6 +22,38 @@ pub struct RequestSpan {
     span: Span,
 }
 
+/// Where the record of a crossing is: its id, and its place once it is written. The way from a span to its proof.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordFacts<'a> {
+    /// The record's id.
+    pub id: RecordId,
+    /// Its place in the journal; none if it was not written, or the route keeps no records.
+    pub leaf: Option<LeafFacts<'a>>,
+}
+
+/// A record's place in the journal and in the tree of its log.
+#[derive(Debug, Clone, Copy)]
+pub struct LeafFacts<'a> {
+    /// The number of the record in the journal.
+    pub seq: u64,
+    /// The log: the origin of its checkpoints.
+    pub log: &'a str,
+    /// The index of the leaf in that log.
+    pub index: u64,
+}
+
+impl RecordFacts<'_> {
+    fn put(&self, attributes: &mut Vec<KeyValue>) {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        attributes.push(KeyValue::new("tidegate.record", self.id.to_string()));
+        if let Some(leaf) = &self.leaf {
+            attributes.push(KeyValue::new("tidegate.seq", number(leaf.seq)));
+            attributes.push(KeyValue::new("tidegate.log", leaf.log.to_owned()));
+            attributes.push(KeyValue::new("tidegate.leaf_index", number(leaf.index)));
+        }
+    }
+}
+
 /// What one decision looked like, for its span.
 #[derive(Debug)]
 pub struct DecisionFacts<'a> {
@@ -39,6 +71,8 @@ pub struct DecisionFacts<'a> {
     pub principal: String,
     /// The bundle's hash.
     pub bundle: &'a str,
+    /// Its record.
+    pub record: RecordFacts<'a>,
 }
 
 /// What the server span says about a finished request.
@@ -77,6 +111,8 @@ pub struct AttemptFacts<'a> {
     pub resend: u32,
     /// What was done to the payload.
     pub protection: &'static str,
+    /// The record of its decision.
+    pub record: RecordFacts<'a>,
 }
 
 impl RequestSpan {
@@ -121,6 +157,7 @@ impl RequestSpan {
             KeyValue::new("tidegate.policies", opentelemetry::Value::Array(policies.into())),
             KeyValue::new("tidegate.bundle", facts.bundle.to_owned()),
         ];
+        facts.record.put(&mut attributes);
         if !facts.code.is_empty() {
             attributes.push(KeyValue::new("tidegate.code", facts.code));
         }
@@ -141,6 +178,7 @@ impl RequestSpan {
             KeyValue::new("tidegate.upstream", facts.upstream.to_owned()),
             KeyValue::new("tidegate.protection", facts.protection),
         ];
+        facts.record.put(&mut attributes);
         if facts.resend > 0 {
             attributes.push(KeyValue::new("http.request.resend_count", i64::from(facts.resend)));
         }
@@ -158,7 +196,7 @@ impl RequestSpan {
     }
 
     /// Ends the span. `route` is the low-cardinality part of its name.
-    pub fn finish(mut self, route: Option<&str>, record: RecordId, facts: ServerFacts) {
+    pub fn finish(mut self, route: Option<&str>, record: &RecordFacts<'_>, facts: ServerFacts) {
         if self.span.is_recording() {
             let mut attributes = vec![
                 KeyValue::new("http.request.method", facts.method),
@@ -167,8 +205,8 @@ impl RequestSpan {
                 KeyValue::new("server.address", facts.host),
                 KeyValue::new("client.address", facts.peer.ip().to_string()),
                 KeyValue::new("http.response.status_code", i64::from(facts.status)),
-                KeyValue::new("tidegate.record", record.to_string()),
             ];
+            record.put(&mut attributes);
             if let Some(route) = route {
                 self.span.update_name(format!("{} {route}", facts.method));
                 attributes.push(KeyValue::new("http.route", route.to_owned()));

@@ -67,7 +67,8 @@ fn sibling_exception(module: &str, path: &str) -> bool {
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("cedar_policy", &["policy"]),
     ("rustls", &["net", "listen", "identity/mtls"]),
-    ("opentelemetry", &["telemetry", "audit/export"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_proto", &["audit/outbox"]),
 ];
 
 #[test]

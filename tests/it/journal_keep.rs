@@ -312,8 +312,11 @@ async fn what_is_older_than_it_is_kept_goes_and_what_is_left_verifies() {
     fs::create_dir_all(dir.path().join("export/siem")).unwrap();
     assert_eq!(blocking(&audit, |audit| audit.prune().unwrap()).await.segments, 0);
     fs::write(dir.path().join("export/siem/cursor"), "{\"seq\":nonsense").unwrap();
-    assert!(blocking(&audit, |audit| audit.prune()).await.is_err());
-    fs::write(dir.path().join("export/siem/cursor"), "{\"seq\":1000000}").unwrap();
+    assert_eq!(blocking(&audit, |audit| audit.prune().unwrap()).await.segments, 0);
+    fs::write(dir.path().join("export/siem/cursor"), "{\"seq\":1,\"required\":true}").unwrap();
+    assert_eq!(blocking(&audit, |audit| audit.prune().unwrap()).await.segments, 0);
+    // One that is not required holds nothing back.
+    fs::write(dir.path().join("export/siem/cursor"), "{\"seq\":1,\"required\":false}").unwrap();
     assert_eq!(segments(dir.path())[..before.len()], before[..]);
 
     let pruned = blocking(&audit, |audit| audit.prune().unwrap()).await;

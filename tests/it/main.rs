@@ -17,6 +17,7 @@ mod journal_tree;
 mod listen;
 mod meter;
 mod net;
+mod outbox;
 mod policy;
 mod policy_broken;
 mod policy_cli;

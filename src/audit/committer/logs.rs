@@ -47,6 +47,7 @@ impl Committer {
         let previous = turned.previous.as_deref().map(text);
         let event = Event::LogOpened { origin: text(&next.origin), vkey: text(&turned.vkey), previous };
         self.opening = Some(self.shared.own_event(&event).payload);
+        self.origin = next.origin.as_str().into();
         self.log = Some(next);
         Ok(())
     }

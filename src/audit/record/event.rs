@@ -277,6 +277,20 @@ pub enum Event<'a> {
         /// The verifier key from now on.
         new: Text<'a>,
     },
+    /// An export destination refused records for good; they are in its dead-letter file.
+    #[serde(rename = "export.rejected")]
+    ExportRejected {
+        /// The destination.
+        destination: Text<'a>,
+        /// How many.
+        count: u64,
+        /// The number of the first.
+        first: u64,
+        /// The number of the last.
+        last: u64,
+        /// The status that the first was refused with; 200 if the answer said so in its body.
+        status: u16,
+    },
     /// Wall time moved against the monotonic clock.
     #[serde(rename = "clock.step")]
     ClockStep {
