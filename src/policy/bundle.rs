@@ -7,10 +7,14 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, PolicyId, PolicySet, Schema};
+#[cfg(test)]
+use cedar_policy::PolicySet;
+use cedar_policy::{PolicyId, Schema};
 use serde::Serialize;
 
 use super::check;
+use super::context::Contexts;
+use super::engine::Engine;
 use super::entities::Slices;
 use super::master::Master;
 use super::names::{Names, type_name};
@@ -52,10 +56,12 @@ pub struct Bundle {
     files: Vec<(String, Vec<u8>)>,
     names: Names,
     schema: Schema,
+    #[cfg(test)]
     policies: PolicySet,
     infos: HashMap<PolicyId, Arc<PolicyInfo>>,
     master: Master,
-    authorizer: Authorizer,
+    engine: Engine,
+    contexts: Contexts,
     slices: Slices,
 }
 
@@ -136,7 +142,7 @@ impl Bundle {
     }
 
     fn assemble(source: Source, mut problems: Problems) -> Result<Self, Problems> {
-        let Some(names) = Names::new() else {
+        let (Some(names), Some(contexts)) = (Names::new(), Contexts::new()) else {
             problems.push("", "", "the names of the Cedar domain do not parse", "");
             return Err(problems);
         };
@@ -146,17 +152,20 @@ impl Bundle {
             Master::load(&source, schema, &names, &mut problems)
         });
         let checked = check::load(&source, schema.as_ref(), master.as_ref(), &mut problems);
-        match (schema, master) {
-            (Some(schema), Some(master)) if problems.is_empty() => Ok(Self {
+        let slices = schema.as_ref().and_then(|schema| Slices::new(schema).ok());
+        match (schema, master, slices) {
+            (Some(schema), Some(master), Some(slices)) if problems.is_empty() => Ok(Self {
                 hash: source.hash().into(),
                 files: source.into_files(),
                 names,
                 schema,
+                engine: Engine::new(&checked.policies),
+                #[cfg(test)]
                 policies: checked.policies,
                 infos: checked.infos,
                 master,
-                authorizer: Authorizer::new(),
-                slices: Slices::new(),
+                contexts,
+                slices,
             }),
             _ => Err(problems),
         }
@@ -216,10 +225,15 @@ impl Bundle {
         &self.slices
     }
 
-    pub(super) const fn authorizer(&self) -> &Authorizer {
-        &self.authorizer
+    pub(super) const fn engine(&self) -> &Engine {
+        &self.engine
     }
 
+    pub(super) const fn contexts(&self) -> &Contexts {
+        &self.contexts
+    }
+
+    #[cfg(test)]
     pub(super) const fn policy_set(&self) -> &PolicySet {
         &self.policies
     }
@@ -237,6 +251,7 @@ impl Bundle {
     pub(super) fn with_unchecked(mut self, policies: &str) -> Self {
         let set: PolicySet = policies.parse().unwrap();
         self.policies.merge(&set, true).unwrap();
+        self.engine = Engine::new(&self.policies);
         self
     }
 }

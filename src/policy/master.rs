@@ -3,6 +3,7 @@
 //! Parsed once into our own map, with the ancestors of each entity worked out. A request never touches more of it than it names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use cedar_policy::{Entity, EntityId, EntityUid, EvalResult, Schema};
 use serde::Deserialize;
@@ -19,7 +20,8 @@ use crate::model::{
 /// An entity with all that contain it.
 #[derive(Debug)]
 pub(super) struct Record {
-    pub(super) entity: Entity,
+    /// With its ancestors, so that a slice need not work them out again.
+    pub(super) entity: Arc<cedar_policy_core::ast::Entity>,
     /// Transitive, without the entity itself.
     pub(super) ancestors: Box<[EntityUid]>,
 }
@@ -157,8 +159,12 @@ impl Master {
         let records = parsed
             .into_iter()
             .map(|(uid, parsed)| {
-                let above = ancestors.remove(&uid).unwrap_or_default().into_iter().collect();
-                (uid, Record { entity: parsed.entity, ancestors: above })
+                let above: Box<[_]> = ancestors.remove(&uid).unwrap_or_default().into_iter().collect();
+                let mut entity = parsed.entity.as_ref().clone();
+                for outer in above.iter().filter(|outer| !parsed.parents.contains(outer)) {
+                    entity.add_indirect_ancestor(outer.clone().into());
+                }
+                (uid, Record { entity: Arc::new(entity), ancestors: above })
             })
             .collect();
         Self { records, jurisdictions: Jurisdictions::new(jurisdictions) }

@@ -215,7 +215,6 @@ mod tests {
     use cedar_policy::{EntityUid, Request};
 
     use super::super::fixtures::{label, on, request, researcher};
-    use super::super::request::BaseContext;
     use super::*;
     use crate::model::{Chain, Level};
     use crate::policy::embedded;
@@ -244,9 +243,10 @@ mod tests {
         let action = bundle.names().action(json["action"].as_str().unwrap());
         let schema = Some((bundle.schema(), &action));
         let context = cedar_policy::Context::from_json_value(json["context"].clone(), schema).unwrap();
-        let base = BaseContext::new(&asked, bundle.names()).unwrap();
-        let built = base.attempt(Some(&"eu".parse().unwrap()), Protection::None, bundle.names()).unwrap();
-        assert_eq!(context, built);
+        let destination = Arc::new(bundle.names().cluster(&"eu".parse().unwrap()).into());
+        let base = bundle.contexts().base(&asked, bundle.names()).unwrap();
+        let built = base.attempt(Some(&destination), Protection::None);
+        assert_eq!(context, built.into());
         let again = Request::new(
             uid(&json["principal"]["uid"]),
             action.clone(),
