@@ -233,11 +233,6 @@ impl Bundle {
         &self.contexts
     }
 
-    #[cfg(test)]
-    pub(super) const fn policy_set(&self) -> &PolicySet {
-        &self.policies
-    }
-
     pub(super) const fn shared_hash(&self) -> &Arc<str> {
         &self.hash
     }

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{Effect, Entities, EntityUid, Policy, PolicyId, PolicySet};
+use cedar_policy::{AuthorizationError, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet};
 use cedar_policy_core::ast::{Expr, Literal, Request, SlotEnv, Value, ValueKind};
-use cedar_policy_core::authorizer::AuthorizationError;
+use cedar_policy_core::authorizer::AuthorizationError as core;
 use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
@@ -51,7 +51,7 @@ pub(super) struct Answer<'a> {
     /// The permits of an Allow, the forbids of a Deny.
     pub(super) reasons: Vec<&'a PolicyId>,
     /// The policies that could not be evaluated.
-    pub(super) errors: Vec<(&'a PolicyId, EvaluationError)>,
+    pub(super) errors: Vec<(&'a PolicyId, Box<EvaluationError>)>,
 }
 
 /// A set of policies made ready.
@@ -100,7 +100,7 @@ impl Engine {
         Answer { allow, reasons: if allow { permits } else { forbids }, errors }
     }
 
-    fn applies(&self, evaluator: &Evaluator<'_>, rule: &Rule) -> Result<bool, EvaluationError> {
+    fn applies(&self, evaluator: &Evaluator<'_>, rule: &Rule) -> Result<bool, Box<EvaluationError>> {
         let Some(conditions) = &rule.conditions else { return Ok(true) };
         match evaluator.interpret(conditions, &self.slots)?.value {
             ValueKind::Lit(Literal::Bool(applies)) => Ok(applies),
@@ -117,5 +117,6 @@ impl Engine {
 /// What Cedar says of a policy that it could not evaluate.
 pub(super) fn error_text(id: &PolicyId, error: &EvaluationError) -> String {
     let id = id.clone().into();
-    describe(&AuthorizationError::PolicyEvaluationError { id, error: error.clone() })
+    let error = core::PolicyEvaluationError { id, error: error.clone() };
+    describe(&AuthorizationError::from(error))
 }

@@ -12,6 +12,8 @@ mod bundle;
 mod check;
 mod context;
 mod decide;
+#[cfg(test)]
+mod differential;
 pub mod embedded;
 mod engine;
 mod entities;
