@@ -12,7 +12,7 @@ use super::lint::lint;
 use super::master::Master;
 use super::names::PRINCIPAL_SIDE;
 use super::schema::describe;
-use super::source::{Source, help_of, place, place_of, position};
+use super::source::{Source, help_of, place, place_of};
 use crate::model::Problems;
 
 /// The most policies in a bundle.
@@ -36,6 +36,8 @@ struct Parsed<'a> {
     text: &'a str,
     start: usize,
     end: usize,
+    /// Of `start`.
+    line: usize,
 }
 
 impl Parsed<'_> {
@@ -130,10 +132,15 @@ fn parse<'a>(
     let first = all.len();
     all.extend(set.policies().map(|policy| {
         let (start, end) = policy.as_ref().loc().map_or((0, 0), |loc| (loc.start(), loc.end()));
-        Parsed { policy: policy.clone(), file, text, start, end }
+        Parsed { policy: policy.clone(), file, text, start, end, line: 1 }
     }));
-    if let Some(new) = all.get_mut(first..) {
-        new.sort_by_key(|parsed| parsed.start);
+    let Some(new) = all.get_mut(first..) else { return };
+    new.sort_by_key(|parsed| parsed.start);
+    // One walk through the file, not one for each of its policies.
+    let (mut line, mut seen) = (1, 0);
+    for parsed in new {
+        line += text.get(seen..parsed.start).map_or(0, |between| between.matches('\n').count());
+        (parsed.line, seen) = (line, parsed.start);
     }
 }
 
@@ -176,7 +183,7 @@ fn info(parsed: &Parsed<'_>) -> PolicyInfo {
         owner: annotation("owner"),
         reason: annotation("reason"),
         file: parsed.file.to_owned(),
-        line: position(parsed.text, parsed.start).0,
+        line: parsed.line,
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) const ENTITIES: &str = "entities.json";
 /// The largest policy or schema file, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
 /// The largest `entities.json`, in bytes.
-const MAX_ENTITIES: u64 = 16 << 20;
+const MAX_ENTITIES: u64 = 64 << 20;
 /// The most policy files in a bundle.
 const MAX_FILES: usize = 1_000;
 
