@@ -100,9 +100,9 @@ impl fmt::Debug for Bundle {
 }
 
 impl Bundle {
-    /// Reads exactly `*.cedar`, `tidegate.cedarschema` and `entities.json` of a directory, and checks them as a whole.
+    /// Reads exactly `*.cedar`, `tidegate.cedarschema`, `entities.json` and `*.entities.json` of a directory, and checks them as a whole.
     ///
-    /// Bounds: 1 MiB a policy file or schema, 64 MiB of entities, 1,000 policy files, 10,000 policies.
+    /// Bounds: 1 MiB a policy file or schema, 64 MiB of entities, 1,000 files of each, 10,000 policies.
     ///
     /// # Errors
     /// All problems that were found, each with file, line and column.
