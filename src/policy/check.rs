@@ -75,7 +75,8 @@ pub(super) fn load(
             None => PolicyId::new(format!("policy {number}")),
         };
         parsed.policy = parsed.policy.new_id(id.clone());
-        for finding in lint(&parsed.policy) {
+        // Made from the tree: a policy that has its text would be parsed from it once more.
+        for finding in lint(&Policy::from(parsed.policy.as_ref().clone())) {
             problems.push(source.path(parsed.file), parsed.place(), finding.message, finding.hint);
         }
         if let Some(master) = master {
