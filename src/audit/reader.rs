@@ -150,12 +150,19 @@ impl Reader {
         let segment = segment.ok_or_else(|| ReadError::Missing(directory.to_owned()))?;
         let frames = FrameReader::open_at(&segment.path, place.offset)
             .map_err(|source| ReadError::Io { path: segment.path.clone(), source })?;
-        Ok(Self { directory: directory.to_owned(), segment, frames, expected: place.seq, ended: false })
+        Ok(Self {
+            directory: directory.to_owned(),
+            segment,
+            frames,
+            expected: place.seq,
+            ended: false,
+            log: None,
+        })
     }
 
     /// Where the record stands that was read last.
     #[must_use]
-    pub fn last(&self) -> Place {
+    pub fn last_place(&self) -> Place {
         let seq = self.expected.saturating_sub(1);
         Place { segment: self.segment.first, offset: self.frames.last_offset(), seq }
     }

@@ -92,7 +92,7 @@ fn default_name() -> RouteName {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicySettings {
-    /// The folder of `*.cedar`, `tidegate.cedarschema` and `entities.json`.
+    /// The folder of `*.cedar`, `tidegate.cedarschema`, `entities.json` and `*.entities.json`.
     pub directory: PathBuf,
     /// How often the folder's contents are compared with what is loaded; SIGHUP compares at once.
     #[serde(default = "PolicySettings::default_poll")]

@@ -7,7 +7,7 @@ use cedar_policy::{Policy, PolicySet};
 use serde_json::Value;
 
 use super::bundle::Bundle;
-use super::source::{ENTITIES, place};
+use super::source::{is_entities, place};
 use crate::model::Problem;
 
 /// The deepest expression that is looked at.
@@ -189,9 +189,10 @@ fn protection(policy: &Seen, bundle: &Bundle, origin: &str, found: &mut Vec<Prob
 
 /// Whether a cluster of `entities.json` is a peer; nothing if it is not there.
 fn is_peer(bundle: &Bundle, id: &str) -> Option<bool> {
-    let (_, bytes) = bundle.files().iter().find(|(name, _)| name == ENTITIES)?;
-    let entities: Value = serde_json::from_slice(bytes).ok()?;
-    let cluster = entities.as_array()?.iter().find(|entity| {
+    let files = bundle.files().iter().filter(|(name, _)| is_entities(name));
+    let mut entities =
+        files.flat_map(|(_, bytes)| serde_json::from_slice::<Vec<Value>>(bytes).unwrap_or_default());
+    let cluster = entities.find(|entity| {
         let text = |pointer| entity.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         text("/uid/type").ends_with("::Cluster") && text("/uid/id") == id
     })?;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::bundle::{Bundle, PolicyInfo};
 use super::permit::Evaluation;
 use super::schema::describe;
-use super::source::ENTITIES;
+use super::source::is_entities;
 
 /// The deepest conjunction that is taken apart.
 const MAX_DEPTH: usize = 200;
@@ -120,11 +120,12 @@ impl Anatomy {
     /// A policy has no form that can be: none that a bundle holds.
     pub fn new(bundle: &Bundle) -> Result<Self, AnatomyError> {
         let schema = bundle.schema().clone();
-        let entities = bundle.files().iter().find(|(name, _)| name == ENTITIES);
-        let entities = entities.map_or(&b"[]"[..], |(_, bytes)| bytes);
-        let entities = std::str::from_utf8(entities).map_err(wrong)?;
-        let entities =
-            Entities::from_json_str(entities, Some(&schema)).map_err(|error| wrong(describe(&error)))?;
+        let mut all: Vec<Value> = Vec::new();
+        for (_, bytes) in bundle.files().iter().filter(|(name, _)| is_entities(name)) {
+            all.append(&mut serde_json::from_slice(bytes).map_err(wrong)?);
+        }
+        let entities = Entities::from_json_value(Value::from(all), Some(&schema));
+        let entities = entities.map_err(|error| wrong(describe(&error)))?;
         let mut bodies = Vec::new();
         for (file, bytes) in bundle.files().iter().filter(|(name, _)| name.ends_with(".cedar")) {
             let text = std::str::from_utf8(bytes).map_err(wrong)?;

@@ -4,13 +4,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, PolicyId, PolicySet, Schema};
+#[cfg(test)]
+use cedar_policy::PolicySet;
+use cedar_policy::{PolicyId, Schema};
 use serde::Serialize;
 
 use super::check;
+use super::context::Contexts;
+use super::engine::Engine;
 use super::entities::Slices;
 use super::master::Master;
 use super::names::{Names, type_name};
@@ -52,10 +57,13 @@ pub struct Bundle {
     files: Vec<(String, Vec<u8>)>,
     names: Names,
     schema: Schema,
+    #[cfg(test)]
     policies: PolicySet,
     infos: HashMap<PolicyId, Arc<PolicyInfo>>,
+    spans: HashMap<PolicyId, Range<usize>>,
     master: Master,
-    authorizer: Authorizer,
+    engine: Engine,
+    contexts: Contexts,
     slices: Slices,
 }
 
@@ -94,9 +102,9 @@ impl fmt::Debug for Bundle {
 }
 
 impl Bundle {
-    /// Reads exactly `*.cedar`, `tidegate.cedarschema` and `entities.json` of a directory, and checks them as a whole.
+    /// Reads exactly `*.cedar`, `tidegate.cedarschema`, `entities.json` and `*.entities.json` of a directory, and checks them as a whole.
     ///
-    /// Bounds: 1 MiB a policy file or schema, 16 MiB of entities, 1,000 policy files, 10,000 policies.
+    /// Bounds: 1 MiB a policy file or schema, 64 MiB of entities, 1,000 files of each, 10,000 policies.
     ///
     /// # Errors
     /// All problems that were found, each with file, line and column.
@@ -136,7 +144,7 @@ impl Bundle {
     }
 
     fn assemble(source: Source, mut problems: Problems) -> Result<Self, Problems> {
-        let Some(names) = Names::new() else {
+        let (Some(names), Some(contexts)) = (Names::new(), Contexts::new()) else {
             problems.push("", "", "the names of the Cedar domain do not parse", "");
             return Err(problems);
         };
@@ -146,17 +154,21 @@ impl Bundle {
             Master::load(&source, schema, &names, &mut problems)
         });
         let checked = check::load(&source, schema.as_ref(), master.as_ref(), &mut problems);
-        match (schema, master) {
-            (Some(schema), Some(master)) if problems.is_empty() => Ok(Self {
+        let slices = schema.as_ref().and_then(|schema| Slices::new(schema).ok());
+        match (schema, master, slices) {
+            (Some(schema), Some(master), Some(slices)) if problems.is_empty() => Ok(Self {
                 hash: source.hash().into(),
                 files: source.into_files(),
                 names,
                 schema,
+                engine: Engine::new(&checked.policies),
+                #[cfg(test)]
                 policies: checked.policies,
                 infos: checked.infos,
+                spans: checked.spans,
                 master,
-                authorizer: Authorizer::new(),
-                slices: Slices::new(),
+                contexts,
+                slices,
             }),
             _ => Err(problems),
         }
@@ -203,7 +215,10 @@ impl Bundle {
     /// The text of the policy with this `@id`, annotations and comments within it included.
     #[must_use]
     pub fn policy_text(&self, id: &str) -> Option<String> {
-        self.policies.policy(&PolicyId::new(id)).map(ToString::to_string)
+        let id = PolicyId::new(id);
+        let (info, span) = (self.infos.get(&id)?, self.spans.get(&id)?);
+        let (_, bytes) = self.files.iter().find(|(name, _)| *name == info.file)?;
+        std::str::from_utf8(bytes.get(span.clone())?).ok().map(ToOwned::to_owned)
     }
 
     pub(super) const fn names(&self) -> &Names {
@@ -222,12 +237,12 @@ impl Bundle {
         &self.slices
     }
 
-    pub(super) const fn authorizer(&self) -> &Authorizer {
-        &self.authorizer
+    pub(super) const fn engine(&self) -> &Engine {
+        &self.engine
     }
 
-    pub(super) const fn policy_set(&self) -> &PolicySet {
-        &self.policies
+    pub(super) const fn contexts(&self) -> &Contexts {
+        &self.contexts
     }
 
     pub(super) const fn shared_hash(&self) -> &Arc<str> {
@@ -243,6 +258,7 @@ impl Bundle {
     pub(super) fn with_unchecked(mut self, policies: &str) -> Self {
         let set: PolicySet = policies.parse().unwrap();
         self.policies.merge(&set, true).unwrap();
+        self.engine = Engine::new(&self.policies);
         self
     }
 }

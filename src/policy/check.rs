@@ -3,6 +3,7 @@
 //! All mistakes are collected, each with its file, line and column.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use cedar_policy::{Effect as CedarEffect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
@@ -12,7 +13,7 @@ use super::lint::lint;
 use super::master::Master;
 use super::names::PRINCIPAL_SIDE;
 use super::schema::describe;
-use super::source::{Source, help_of, place, place_of, position};
+use super::source::{Source, help_of, place, place_of};
 use crate::model::Problems;
 
 /// The most policies in a bundle.
@@ -27,6 +28,8 @@ const LEVEL: u32 = 1;
 pub(super) struct Checked {
     pub(super) policies: PolicySet,
     pub(super) infos: HashMap<PolicyId, Arc<PolicyInfo>>,
+    /// Where each stands in its file, annotations included.
+    pub(super) spans: HashMap<PolicyId, Range<usize>>,
 }
 
 /// One policy and where it stands.
@@ -36,6 +39,8 @@ struct Parsed<'a> {
     text: &'a str,
     start: usize,
     end: usize,
+    /// Of `start`.
+    line: usize,
 }
 
 impl Parsed<'_> {
@@ -64,7 +69,7 @@ pub(super) fn load(
     if all.len() > MAX_POLICIES {
         problems.push(source.path(""), "", format!("has more than {MAX_POLICIES} policies"), "remove some");
     }
-    let mut checked = Checked { policies: PolicySet::new(), infos: HashMap::new() };
+    let mut checked = Checked { policies: PolicySet::new(), infos: HashMap::new(), spans: HashMap::new() };
     let mut by_id: BTreeMap<PolicyId, Parsed<'_>> = BTreeMap::new();
     for (number, mut parsed) in all.into_iter().enumerate() {
         let id = match named(&parsed, &by_id, source, problems) {
@@ -73,13 +78,15 @@ pub(super) fn load(
             None => PolicyId::new(format!("policy {number}")),
         };
         parsed.policy = parsed.policy.new_id(id.clone());
-        for finding in lint(&parsed.policy) {
+        // Made from the tree: a policy that has its text would be parsed from it once more.
+        for finding in lint(&Policy::from(parsed.policy.as_ref().clone())) {
             problems.push(source.path(parsed.file), parsed.place(), finding.message, finding.hint);
         }
         if let Some(master) = master {
             check_literals(&parsed, master, source, problems);
         }
         checked.infos.insert(id.clone(), Arc::new(info(&parsed)));
+        checked.spans.insert(id.clone(), parsed.start..parsed.end);
         if let Err(error) = checked.policies.add(parsed.policy.clone()) {
             problems.push(
                 source.path(parsed.file),
@@ -130,10 +137,15 @@ fn parse<'a>(
     let first = all.len();
     all.extend(set.policies().map(|policy| {
         let (start, end) = policy.as_ref().loc().map_or((0, 0), |loc| (loc.start(), loc.end()));
-        Parsed { policy: policy.clone(), file, text, start, end }
+        Parsed { policy: policy.clone(), file, text, start, end, line: 1 }
     }));
-    if let Some(new) = all.get_mut(first..) {
-        new.sort_by_key(|parsed| parsed.start);
+    let Some(new) = all.get_mut(first..) else { return };
+    new.sort_by_key(|parsed| parsed.start);
+    // One walk through the file, not one for each of its policies.
+    let (mut line, mut seen) = (1, 0);
+    for parsed in new {
+        line += text.get(seen..parsed.start).map_or(0, |between| between.matches('\n').count());
+        (parsed.line, seen) = (line, parsed.start);
     }
 }
 
@@ -176,7 +188,7 @@ fn info(parsed: &Parsed<'_>) -> PolicyInfo {
         owner: annotation("owner"),
         reason: annotation("reason"),
         file: parsed.file.to_owned(),
-        line: position(parsed.text, parsed.start).0,
+        line: parsed.line,
     }
 }
 

@@ -3,13 +3,17 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{Decision, EntityUid, PolicyId, Request, Response};
+use cedar_policy::{EntityUid, PolicyId};
+use cedar_policy_core::ast::{Context, EntityUID, EntityUIDEntry, Request};
 
 use super::bundle::Bundle;
-use super::entities::{Digest, Side, slice};
+use super::context::BaseContext;
+use super::engine::{Answer, error_text};
+use super::entities::{Digest, Kept, Side, SliceError, entities};
+use super::names::resource_kind;
 use super::permit::{Denial, DenialReason, Evaluation, Permit};
 use super::record::RequestRecord;
-use super::request::{AuthzRequest, BaseContext};
+use super::request::AuthzRequest;
 use super::schema::describe;
 use crate::model::{Candidate, Protection, Resource};
 
@@ -31,13 +35,15 @@ struct Case<'a> {
     digest: Digest,
     principal: EntityUid,
     action: EntityUid,
+    /// The same for Cedar's evaluator.
+    variables: (EntityUIDEntry, EntityUIDEntry),
 }
 
 /// A candidate with its entities.
 struct Placed<'a> {
     candidate: &'a Candidate,
     resource: EntityUid,
-    destination: Option<EntityUid>,
+    destination: Option<Arc<EntityUID>>,
 }
 
 impl Bundle {
@@ -54,13 +60,10 @@ impl Bundle {
     ) -> Result<Permit, Denial> {
         let side = Side::new(request.principal, self.master(), self.names());
         let mut record = Box::new(RequestRecord::new(request, &side));
-        let case = Case {
-            request,
-            digest: side.digest(),
-            side,
-            principal: self.names().principal(request.principal.kind, &request.principal.id),
-            action: self.names().action(request.action.name()),
-        };
+        let principal = self.names().principal(request.principal.kind, &request.principal.id);
+        let action = self.names().action(request.action.name());
+        let variables = (variable(&principal), variable(&action));
+        let case = Case { request, digest: side.digest(), side, principal, action, variables };
         let mut evaluations = Vec::new();
         match self.attempt_all(&case, candidates, rungs, (&mut record, &mut evaluations)) {
             Ok(Some((candidate, rung))) => {
@@ -81,13 +84,15 @@ impl Bundle {
         (record, evaluations): (&mut RequestRecord, &mut Vec<Evaluation>),
     ) -> Result<Option<(&'c Candidate, Protection)>, Refusal> {
         let placed = self.place(case, candidates, rungs)?;
-        let base = BaseContext::new(case.request, self.names())
+        let base = self
+            .contexts()
+            .base(case.request, self.names())
             .map_err(|error| (DenialReason::InvalidRequest, describe(&error)))?;
         for placed in &placed {
             for rung in rungs.iter().filter(|rung| placed.candidate.can(**rung)) {
                 record.attempt(placed.candidate, *rung);
-                let response = self.evaluate(case, &base, placed, *rung)?;
-                let evaluation = self.evaluation(placed.candidate, *rung, &response);
+                let answer = self.evaluate(case, &base, placed, *rung)?;
+                let evaluation = self.evaluation(placed.candidate, *rung, &answer);
                 let (allowed, failed) = (evaluation.allowed, !evaluation.errors.is_empty());
                 evaluations.push(evaluation);
                 if failed {
@@ -132,6 +137,7 @@ impl Bundle {
                 known(&resource)?;
                 let destination = candidate.destination.as_ref().map(|cluster| self.names().cluster(cluster));
                 destination.as_ref().map_or(Ok(()), known)?;
+                let destination = destination.map(|uid| Arc::new(uid.into()));
                 Ok(Placed { candidate, resource, destination })
             })
             .collect()
@@ -140,49 +146,60 @@ impl Bundle {
     fn evaluate(
         &self,
         case: &Case<'_>,
-        base: &BaseContext,
+        base: &BaseContext<'_>,
         placed: &Placed<'_>,
         rung: Protection,
-    ) -> Result<Response, Refusal> {
-        let invalid = |detail| (DenialReason::InvalidRequest, detail);
-        let context = base
-            .attempt(placed.candidate.destination.as_ref(), rung, self.names())
-            .map_err(|error| invalid(describe(&error)))?;
-        let request = Request::new(
-            case.principal.clone(),
-            case.action.clone(),
-            placed.resource.clone(),
-            context,
-            Some(self.schema()),
-        )
-        .map_err(|error| invalid(describe(&error)))?;
-        let key = case.digest.key(&placed.resource, placed.destination.as_ref());
-        let entities = self
-            .slices()
-            .get(key, || {
-                let named: Vec<_> = std::iter::once(&placed.resource).chain(&placed.destination).collect();
-                slice(&case.side, &named, self.master(), self.names(), self.schema())
-            })
-            .map_err(|error| invalid(describe(&error)))?;
-        for uid in [&case.principal, &case.action, &placed.resource].into_iter().chain(&placed.destination) {
-            if entities.get(uid).is_none() {
-                return Err((DenialReason::UnknownEntity, uid.to_string()));
-            }
+    ) -> Result<Answer<'_>, Refusal> {
+        let context = base.attempt(placed.destination.as_ref(), rung);
+        // All other requests are of a form that was checked when the bundle was loaded.
+        if placed.candidate.resource.kind() != resource_kind(case.request.action) {
+            self.fits_schema(case, placed, context.clone())?;
         }
-        Ok(self.authorizer().is_authorized(&request, self.policy_set(), &entities))
+        let kept = self.kept(case, placed)?;
+        let (principal, action) = case.variables.clone();
+        let request = Request::new_unchecked(principal, action, variable(&placed.resource), Some(context));
+        Ok(self.engine().answer(request, &kept.policies, &kept.entities))
     }
 
-    fn evaluation(&self, candidate: &Candidate, rung: Protection, response: &Response) -> Evaluation {
-        let errors: Vec<String> =
-            response.diagnostics().errors().take(MAX_ERRORS).map(|error| bounded(describe(error))).collect();
-        let mut policies: Vec<Arc<str>> =
-            response.diagnostics().reason().map(|id| self.shared_id(id)).collect();
+    fn fits_schema(&self, case: &Case<'_>, placed: &Placed<'_>, context: Context) -> Result<(), Refusal> {
+        let (principal, action) = (case.principal.clone(), case.action.clone());
+        let resource = placed.resource.clone();
+        cedar_policy::Request::new(principal, action, resource, context.into(), Some(self.schema()))
+            .map(drop)
+            .map_err(|error| (DenialReason::InvalidRequest, describe(&error)))
+    }
+
+    /// The entities and policies that this evaluation can reach.
+    fn kept(&self, case: &Case<'_>, placed: &Placed<'_>) -> Result<Arc<Kept>, Refusal> {
+        let key = case.digest.key(case.request.action, &placed.resource, placed.destination.as_deref());
+        let kept = self.slices().get(key, |actions| {
+            let destination = placed.destination.as_ref().map(|uid| EntityUid::from(EntityUID::clone(uid)));
+            let named: Vec<_> = std::iter::once(&placed.resource).chain(&destination).collect();
+            let entities = entities(actions, &case.side, &named, self.master(), self.names())?;
+            for uid in [&case.principal, &case.action].into_iter().chain(named) {
+                if entities.get(uid).is_none() {
+                    return Err(SliceError::Unknown(uid.clone()));
+                }
+            }
+            let policies = self.engine().slice(&case.principal, &case.action, &placed.resource, &entities);
+            Ok(Kept { entities, policies })
+        });
+        kept.map_err(|error| match error {
+            SliceError::Unknown(uid) => (DenialReason::UnknownEntity, uid.to_string()),
+            SliceError::Entities(_) => (DenialReason::InvalidRequest, describe(&error)),
+        })
+    }
+
+    fn evaluation(&self, candidate: &Candidate, rung: Protection, answer: &Answer<'_>) -> Evaluation {
+        let errors = answer.errors.iter().take(MAX_ERRORS).map(|(id, error)| bounded(error_text(id, error)));
+        let errors: Vec<String> = errors.collect();
+        let mut policies: Vec<Arc<str>> = answer.reasons.iter().map(|id| self.shared_id(id)).collect();
         policies.sort();
         Evaluation {
             resource: candidate.resource.clone(),
             destination: candidate.destination.clone(),
             protection: rung,
-            allowed: response.decision() == Decision::Allow && errors.is_empty(),
+            allowed: answer.allow && errors.is_empty(),
             policies,
             errors,
         }
@@ -211,6 +228,10 @@ impl Bundle {
     }
 }
 
+fn variable(uid: &EntityUid) -> EntityUIDEntry {
+    EntityUIDEntry::known(uid.clone().into(), None)
+}
+
 /// Cedar names deciding policies of a Deny only if they are forbids.
 fn denial_reason(evaluations: &[Evaluation]) -> DenialReason {
     if evaluations.iter().any(|evaluation| !evaluation.policies.is_empty()) {
@@ -235,7 +256,7 @@ fn bounded(mut text: String) -> String {
 mod tests {
     use super::super::fixtures::{label, on, request, researcher};
     use super::*;
-    use crate::model::{Authn, Level, Principal, PrincipalKind};
+    use crate::model::{Action, Authn, Level, Principal, PrincipalKind};
     use crate::policy::embedded;
 
     const NONE: &[Protection] = &[Protection::None];
@@ -326,7 +347,7 @@ mod tests {
         let what = label(Level::Internal, "EU");
         let key = |who: &Principal| {
             let uid = bundle.names().resource(&on("eu", "tide-small").resource);
-            Side::new(who, bundle.master(), bundle.names()).digest().key(&uid, None)
+            Side::new(who, bundle.master(), bundle.names()).digest().key(Action::Infer, &uid, None)
         };
         let base = researcher();
         assert_eq!(key(&base), key(&base.clone()));

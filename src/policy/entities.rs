@@ -1,20 +1,28 @@
 //! The few entities that one decision looks at, out of the many that are known.
 //!
 //! Policies are valid at level 1, so the principal, the resource, the destination, the chain and their ancestors are all that an evaluation can reach.
-//! Building that slice is the dear part of a decision, so slices are kept, each under a digest of **everything that went in**: the
-//! id, tenant, teams and proof of the principal, the chain, the resource, the destination. A decision is never kept.
+//! That slice, and the policies whose scope matches within it, are kept, each under a digest of **everything that went in**: the id, tenant,
+//! teams and proof of the principal, the chain, the action, the resource, the destination. A decision is never kept.
+//!
+//! Nothing in a slice is checked against the schema: the known entities were when the bundle was loaded, and what is made of
+//! the principal has no more forms than the load tried ([`super::request::probe`]).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use cedar_policy::entities_errors::EntitiesError;
-use cedar_policy::{Entities, Entity, EntityAttrEvaluationError, EntityUid, RestrictedExpression, Schema};
+use cedar_policy::{Entities, EntityUid, Schema};
+use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value};
+use cedar_policy_core::entities::err::EntitiesError;
+use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
+use cedar_policy_core::extensions::Extensions;
 use quick_cache::sync::Cache;
+
+use super::engine::Slice;
 
 use super::master::Master;
 use super::names::Names;
-use crate::model::{Authn, Principal, PrincipalKind, TeamName};
+use crate::model::{Action, Authn, Principal, PrincipalKind, TeamName};
 
 /// The most slices kept for a bundle, some KiB each.
 const MAX_SLICES: usize = 10_000;
@@ -80,12 +88,18 @@ impl Digest {
         self.part(text.unwrap_or(""));
     }
 
-    /// The key of the slice with this resource and destination.
-    pub(super) fn key(&self, resource: &EntityUid, destination: Option<&EntityUid>) -> SliceKey {
+    /// The key of the slice for this action, resource and destination.
+    pub(super) fn key(
+        &self,
+        action: Action,
+        resource: &EntityUid,
+        destination: Option<&EntityUID>,
+    ) -> SliceKey {
         let mut digest = self.clone();
+        digest.part(action.name());
         digest.part(resource.type_name().basename());
         digest.part(resource.id().unescaped());
-        digest.optional(destination.map(|cluster| cluster.id().unescaped()));
+        digest.optional(destination.map(|cluster| cluster.eid().as_ref()));
         let mut key = SliceKey([0; 32]);
         key.0.iter_mut().zip(digest.0.finish().as_ref()).for_each(|(to, from)| *to = *from);
         key
@@ -99,45 +113,58 @@ pub(super) struct SliceKey([u8; 32]);
 /// Why a slice could not be made. Neither can happen with a bundle that loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SliceError {
-    #[error("the principal's attributes are no values")]
-    Attributes(#[from] Box<EntityAttrEvaluationError>),
+    #[error("an entity of the request is not known: {0}")]
+    Unknown(EntityUid),
     #[error("the entities do not fit together")]
     Entities(#[from] Box<EntitiesError>),
 }
 
+/// What a decision looks at, apart from the request.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) entities: Entities,
+    pub(super) policies: Slice,
+}
+
 /// The slices of one bundle.
 #[derive(Debug)]
-pub(super) struct Slices(Cache<SliceKey, Arc<Entities>>);
+pub(super) struct Slices {
+    kept: Cache<SliceKey, Arc<Kept>>,
+    /// Every slice starts with the schema's actions and their groups: without them no policy about `send` would match.
+    actions: Entities,
+}
 
 impl Slices {
-    pub(super) fn new() -> Self {
-        Self(Cache::new(MAX_SLICES))
+    /// None yet.
+    pub(super) fn new(schema: &Schema) -> Result<Self, Box<EntitiesError>> {
+        Ok(Self { kept: Cache::new(MAX_SLICES), actions: schema.action_entities()? })
     }
 
     /// The slice under a key, made if it is not there. Two at once may both make it: it is the same.
     pub(super) fn get(
         &self,
         key: SliceKey,
-        make: impl FnOnce() -> Result<Entities, SliceError>,
-    ) -> Result<Arc<Entities>, SliceError> {
-        if let Some(slice) = self.0.get(&key) {
+        make: impl FnOnce(&Entities) -> Result<Kept, SliceError>,
+    ) -> Result<Arc<Kept>, SliceError> {
+        if let Some(slice) = self.kept.get(&key) {
             return Ok(slice);
         }
-        let slice = Arc::new(make()?);
-        self.0.insert(key, Arc::clone(&slice));
+        let slice = Arc::new(make(&self.actions)?);
+        self.kept.insert(key, Arc::clone(&slice));
         Ok(slice)
     }
 }
 
-/// Builds a slice. With the schema, so that the actions and their groups are in it: without them no policy about `send` would match.
-pub(super) fn slice(
+/// The entities of a slice: the actions, the principal's side, and what is named, with all that contains it.
+pub(super) fn entities(
+    actions: &Entities,
     side: &Side<'_>,
     named: &[&EntityUid],
     master: &Master,
     names: &Names,
-    schema: &Schema,
 ) -> Result<Entities, SliceError> {
-    let mut entities = principal_entities(side, names)?;
+    let mut entities: Vec<Arc<Entity>> =
+        principal_entities(side, master, names).into_iter().map(Arc::new).collect();
     let teams: Vec<EntityUid> = side.teams.iter().map(|team| names.team(team.as_str())).collect();
     let mut taken: HashSet<&EntityUid> = HashSet::new();
     for uid in named.iter().copied().chain(&teams) {
@@ -146,37 +173,44 @@ pub(super) fn slice(
             if let Some(record) = master.get(uid)
                 && taken.insert(uid)
             {
-                entities.push(record.entity.clone());
+                entities.push(Arc::clone(&record.entity));
             }
         }
     }
-    Ok(Entities::from_entities(entities, Some(schema)).map_err(Box::new)?)
+    // All ancestors are in each entity already: those of the known ones since the load, those of the principal below.
+    let closed = TCComputation::AssumeAlreadyComputed;
+    let extensions = Extensions::all_available();
+    let actions: &cedar_policy_core::entities::Entities = actions.as_ref();
+    let all = actions.clone().add_entities(entities, None::<&NoEntitiesSchema>, closed, extensions);
+    Ok(all.map_err(Box::new)?.into())
 }
 
 /// The principal, and the workload and agent of its chain.
 ///
 /// Of a workload that only connected, nothing but its id is known here: no team, no tenant.
-pub(super) fn principal_entities(
-    side: &Side<'_>,
-    names: &Names,
-) -> Result<Vec<Entity>, Box<EntityAttrEvaluationError>> {
+pub(super) fn principal_entities(side: &Side<'_>, master: &Master, names: &Names) -> Vec<Entity> {
     let principal = side.principal;
     let attributes = |tenant: &str, proof: Authn| {
-        let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
-        HashMap::from([("tenant".to_owned(), text(tenant)), ("authn".to_owned(), text(authn(proof)))])
+        [("tenant", tenant), ("authn", authn(proof))]
+            .map(|(name, value)| (name.into(), PartialValue::from(Value::from(value))))
     };
-    let parents = side.teams.iter().map(|team| names.team(team.as_str())).collect();
+    let entity = |uid: EntityUid, tenant: &str, proof: Authn, above: HashSet<EntityUID>, parents| {
+        Entity::new_with_attr_partial_value(uid.into(), attributes(tenant, proof), above, parents, [])
+    };
+    let parents: HashSet<EntityUID> =
+        side.teams.iter().map(|team| names.team(team.as_str()).into()).collect();
+    let above = side.teams.iter().filter_map(|team| master.get(&names.team(team.as_str())));
+    let above = above.flat_map(|team| &team.ancestors).map(|uid| uid.clone().into());
+    let above = above.filter(|uid| !parents.contains(uid)).collect();
     let uid = names.principal(principal.kind, &principal.id);
-    let attrs = attributes(principal.tenant.as_str(), principal.authn);
-    let mut entities = vec![Entity::new(uid, attrs, parents).map_err(Box::new)?];
+    let mut entities = vec![entity(uid, principal.tenant.as_str(), principal.authn, above, parents)];
     if let Some(id) = &principal.chain.workload
         && !(principal.kind == PrincipalKind::Workload && principal.id == *id)
     {
-        let attrs = attributes("", Authn::Mtls);
-        entities.push(Entity::new(names.workload(id), attrs, HashSet::new()).map_err(Box::new)?);
+        entities.push(entity(names.workload(id), "", Authn::Mtls, HashSet::new(), HashSet::new()));
     }
     if let Some(id) = &principal.chain.agent {
-        entities.push(Entity::new_no_attrs(names.agent(id), HashSet::new()));
+        entities.push(Entity::with_uid(names.agent(id).into()));
     }
-    Ok(entities)
+    entities
 }

@@ -1,8 +1,10 @@
-//! `entities.json`: the single source of facts about jurisdictions, providers, teams, clusters, models, stores, datasets and services.
+//! The entities of a bundle: the single source of facts about jurisdictions, providers, teams, clusters, models, stores, datasets and services.
+//! They stand in `entities.json`, or in several files beside the policies, which are read as one.
 //!
 //! Parsed once into our own map, with the ancestors of each entity worked out. A request never touches more of it than it names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use cedar_policy::{Entity, EntityId, EntityUid, EvalResult, Schema};
 use serde::Deserialize;
@@ -19,7 +21,8 @@ use crate::model::{
 /// An entity with all that contain it.
 #[derive(Debug)]
 pub(super) struct Record {
-    pub(super) entity: Entity,
+    /// With its ancestors, so that a slice need not work them out again.
+    pub(super) entity: Arc<cedar_policy_core::ast::Entity>,
     /// Transitive, without the entity itself.
     pub(super) ancestors: Box<[EntityUid]>,
 }
@@ -35,7 +38,13 @@ pub(super) struct Master {
 struct Parsed {
     entity: Entity,
     parents: Vec<EntityUid>,
-    /// Byte offset in the file.
+    at: At,
+}
+
+/// Where an entity stands: the number of its file, and the byte offset in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct At {
+    file: usize,
     start: usize,
 }
 
@@ -44,14 +53,21 @@ type Mistake = (String, &'static str);
 
 /// Where mistakes of parsed entities are noted.
 struct Found<'a> {
-    text: &'a str,
-    file: &'a str,
+    /// Each with its path and text.
+    files: &'a [(String, &'a str)],
     problems: &'a mut Problems,
 }
 
 impl Found<'_> {
-    fn push(&mut self, entity: &Parsed, message: String, hint: &str) {
-        self.problems.push(self.file, place(self.text, entity.start), message, hint);
+    fn push(&mut self, at: At, message: impl Into<String>, hint: &str) {
+        let (file, place) = self.place(at);
+        self.problems.push(file, place, message.into(), hint);
+    }
+
+    fn place(&self, at: At) -> (String, String) {
+        self.files
+            .get(at.file)
+            .map_or_else(Default::default, |(path, text)| (path.clone(), place(text, at.start)))
     }
 }
 
@@ -90,6 +106,60 @@ impl Uid {
     }
 }
 
+/// All entities of all files.
+#[derive(Default)]
+struct All {
+    parsed: BTreeMap<EntityUid, Parsed>,
+    /// Those with mistakes. Whoever refers to a broken entity is not to blame.
+    broken: HashSet<EntityUid>,
+}
+
+impl All {
+    /// Reads one file. `None` if it is no list: then nothing can be said of what others refer to.
+    fn read(&mut self, file: usize, text: &str, schema: &Schema, found: &mut Found<'_>) -> Option<()> {
+        let items: Vec<&RawValue> = match serde_json::from_str(text) {
+            Ok(items) => items,
+            Err(error) => {
+                let place = format!("line {}, column {}", error.line(), error.column().max(1));
+                let text = error.to_string();
+                let what = text.split(" at line ").next().unwrap_or("");
+                let path = found.files.get(file).map_or("", |(path, _)| path.as_str());
+                let message = format!("is no JSON list: {what}");
+                found.problems.push(path, place, message, "write a list of entities");
+                return None;
+            }
+        };
+        for item in items {
+            let start = item.get().as_ptr().addr().saturating_sub(text.as_ptr().addr());
+            let at = At { file, start };
+            let shape = shape(item);
+            match shape.as_ref().map_err(Clone::clone).and_then(|shape| parse(item, shape, at, schema)) {
+                Ok(entity) => self.add(entity, found),
+                Err((message, hint)) => {
+                    self.broken.extend(shape.ok().and_then(|shape| shape.uid.parse()));
+                    found.push(at, message, hint);
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn add(&mut self, entity: Parsed, found: &mut Found<'_>) {
+        let (uid, at) = (entity.entity.uid(), entity.at);
+        let message = format!("`{uid}` is there twice");
+        if let Some(first) = self.parsed.insert(uid, entity) {
+            let (file, place) = found.place(first.at);
+            let elsewhere = first.at.file != at.file;
+            let message = if elsewhere { format!("{message}: also in {file}, {place}") } else { message };
+            found.push(at, message, "remove one");
+        }
+    }
+
+    fn knows(&self, uid: &EntityUid) -> bool {
+        self.parsed.contains_key(uid) || self.broken.contains(uid)
+    }
+}
+
 impl Master {
     /// Parses and checks the entities. What could be read is returned also when there are problems.
     pub(super) fn load(
@@ -98,42 +168,18 @@ impl Master {
         names: &Names,
         problems: &mut Problems,
     ) -> Option<Self> {
-        let text = source.text(ENTITIES, problems)?;
-        let file = source.path(ENTITIES);
-        let items: Vec<&RawValue> = match serde_json::from_str(text) {
-            Ok(items) => items,
-            Err(error) => {
-                let place = format!("line {}, column {}", error.line(), error.column().max(1));
-                let text = error.to_string();
-                let what = text.split(" at line ").next().unwrap_or("");
-                problems.push(&file, place, format!("is no JSON list: {what}"), "write a list of entities");
-                return None;
-            }
-        };
-        let mut parsed: BTreeMap<EntityUid, Parsed> = BTreeMap::new();
-        // Whoever refers to a broken entity is not to blame.
-        let mut broken: HashSet<EntityUid> = HashSet::new();
-        for item in items {
-            let start = item.get().as_ptr().addr().saturating_sub(text.as_ptr().addr());
-            let place = place(text, start);
-            let shape = shape(item);
-            match shape.as_ref().map_err(Clone::clone).and_then(|shape| parse(item, shape, start, schema)) {
-                Ok(entity) => {
-                    let uid = entity.entity.uid();
-                    let message = format!("`{uid}` is there twice");
-                    if parsed.insert(uid, entity).is_some() {
-                        problems.push(&file, place, message, "remove one");
-                    }
-                }
-                Err((message, hint)) => {
-                    broken.extend(shape.ok().and_then(|shape| shape.uid.parse()));
-                    problems.push(&file, place, message, hint);
-                }
-            }
+        let files = source.entities(problems);
+        if files.is_empty() {
+            return None;
         }
-        let mut found = Found { text, file: &file, problems };
-        check(&parsed, &broken, names, &mut found);
-        Some(Self::assemble(parsed, &mut found))
+        let files: Vec<_> = files.into_iter().map(|(name, text)| (source.path(name), text)).collect();
+        let mut found = Found { files: &files, problems };
+        let mut all = All::default();
+        for (number, (_, text)) in files.iter().enumerate() {
+            all.read(number, text, schema, &mut found)?;
+        }
+        check(&all, names, &source.path(ENTITIES), &mut found);
+        Some(Self::assemble(all.parsed, &mut found))
     }
 
     fn assemble(parsed: BTreeMap<EntityUid, Parsed>, found: &mut Found<'_>) -> Self {
@@ -142,7 +188,7 @@ impl Master {
             let above = climb(uid, &parsed);
             if above.contains(uid) {
                 let message = format!("`{uid}` is inside itself");
-                found.push(entity, message, "remove one of the parents in the circle");
+                found.push(entity.at, message, "remove one of the parents in the circle");
             }
             ancestors.insert(uid.clone(), above);
         }
@@ -157,8 +203,12 @@ impl Master {
         let records = parsed
             .into_iter()
             .map(|(uid, parsed)| {
-                let above = ancestors.remove(&uid).unwrap_or_default().into_iter().collect();
-                (uid, Record { entity: parsed.entity, ancestors: above })
+                let above: Box<[_]> = ancestors.remove(&uid).unwrap_or_default().into_iter().collect();
+                let mut entity = parsed.entity.as_ref().clone();
+                for outer in above.iter().filter(|outer| !parsed.parents.contains(outer)) {
+                    entity.add_indirect_ancestor(outer.clone().into());
+                }
+                (uid, Record { entity: Arc::new(entity), ancestors: above })
             })
             .collect();
         Self { records, jurisdictions: Jurisdictions::new(jurisdictions) }
@@ -202,7 +252,7 @@ fn shape(item: &RawValue) -> Result<Shape, Mistake> {
     })
 }
 
-fn parse(item: &RawValue, shape: &Shape, start: usize, schema: &Schema) -> Result<Parsed, Mistake> {
+fn parse(item: &RawValue, shape: &Shape, at: At, schema: &Schema) -> Result<Parsed, Mistake> {
     let Plain { r#type, id } = shape.uid.plain();
     if PRINCIPAL_SIDE.iter().any(|kind| *r#type == format!("{NAMESPACE}::{kind}")) {
         let message =
@@ -216,7 +266,7 @@ fn parse(item: &RawValue, shape: &Shape, start: usize, schema: &Schema) -> Resul
     match Entity::from_json_str(item.get(), Some(schema)) {
         Ok(entity) => {
             let parents = shape.parents.iter().filter_map(Uid::parse).collect();
-            Ok(Parsed { entity, parents, start })
+            Ok(Parsed { entity, parents, at })
         }
         Err(error) => {
             let text = describe(&error);
@@ -232,19 +282,13 @@ fn parse(item: &RawValue, shape: &Shape, start: usize, schema: &Schema) -> Resul
 }
 
 /// What the schema cannot say: references lead somewhere, ids are names, models and clusters are what the gateway takes them for.
-fn check(
-    parsed: &BTreeMap<EntityUid, Parsed>,
-    broken: &HashSet<EntityUid>,
-    names: &Names,
-    found: &mut Found<'_>,
-) {
-    let known = |uid: &EntityUid| parsed.contains_key(uid) || broken.contains(uid);
-    let mut in_order: Vec<_> = parsed.iter().collect();
-    in_order.sort_by_key(|(_, entity)| entity.start);
+fn check(all: &All, names: &Names, file: &str, found: &mut Found<'_>) {
+    let mut in_order: Vec<_> = all.parsed.iter().collect();
+    in_order.sort_by_key(|(_, entity)| entity.at);
     for (uid, entity) in in_order {
-        for missing in entity.parents.iter().filter(|parent| !known(parent)) {
-            let message = format!("`{uid}` has the parent `{missing}`, which is not in this file");
-            found.push(entity, message, "correct the name, or add the entity");
+        for missing in entity.parents.iter().filter(|parent| !all.knows(parent)) {
+            let message = format!("`{uid}` has the parent `{missing}`, which is not among the entities");
+            found.push(entity.at, message, "correct the name, or add the entity");
         }
         let mut references = BTreeSet::new();
         for (_, value) in entity.entity.attrs() {
@@ -252,19 +296,19 @@ fn check(
                 collect_references(&value, &mut references);
             }
         }
-        for missing in references.iter().filter(|reference| !known(reference)) {
-            let message = format!("`{uid}` refers to `{missing}`, which is not in this file");
-            found.push(entity, message, "correct the name, or add the entity");
+        for missing in references.iter().filter(|reference| !all.knows(reference)) {
+            let message = format!("`{uid}` refers to `{missing}`, which is not among the entities");
+            found.push(entity.at, message, "correct the name, or add the entity");
         }
         if let Err(message) = check_id(uid, entity) {
-            found.push(entity, message, "");
+            found.push(entity.at, message, "");
         }
     }
     let private = "private".parse().ok().map(|private: ClusterName| names.cluster(&private));
-    if !private.is_some_and(|private| known(&private)) {
+    if !private.is_some_and(|private| all.knows(&private)) {
         let message = "has no `Tidegate::Cluster::\"private\"`, which stands for the inside";
         let hint = "add it, with its jurisdiction as a parent and `peer` false";
-        found.problems.push(found.file, "", message, hint);
+        found.problems.push(file, "", message, hint);
     }
 }
 

@@ -10,12 +10,17 @@ mod advice;
 mod anatomy;
 mod bundle;
 mod check;
+mod context;
 mod decide;
+#[cfg(test)]
+mod differential;
 pub mod embedded;
+mod engine;
 mod entities;
 #[cfg(test)]
 mod fixtures;
 mod format;
+mod index;
 mod lint;
 mod master;
 mod names;

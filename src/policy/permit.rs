@@ -35,7 +35,6 @@ pub struct Evaluation {
 pub struct Permit {
     candidate: Candidate,
     protection: Protection,
-    policies: Vec<Arc<str>>,
     evaluations: Vec<Evaluation>,
     bundle: Arc<str>,
     request: Box<RequestRecord>,
@@ -50,8 +49,7 @@ impl Permit {
         bundle: Arc<str>,
         request: Box<RequestRecord>,
     ) -> Self {
-        let policies = evaluations.last().map(|last| last.policies.clone()).unwrap_or_default();
-        Self { candidate, protection, policies, evaluations, bundle, request }
+        Self { candidate, protection, evaluations, bundle, request }
     }
 
     /// What and where to.
@@ -69,7 +67,7 @@ impl Permit {
     /// The permits that decided, by their `@id`.
     #[must_use]
     pub fn policies(&self) -> &[Arc<str>] {
-        &self.policies
+        self.evaluations.last().map_or(&[], |last| &last.policies)
     }
 
     /// All evaluations in order; the last one is the Allow.

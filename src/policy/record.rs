@@ -2,25 +2,32 @@
 //!
 //! Field names and shapes are those that Cedar's JSON parser accepts with the schema, so a record can be replayed without a translation.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
 
 use super::entities::{Side, authn};
 use super::request::{AuthzRequest, datetime, long};
-use crate::model::{Action, Candidate, Jurisdiction, PrincipalKind, Protection, TeamName};
+use crate::model::{
+    Action, Candidate, ClusterName, Jurisdiction, PrincipalKind, Protection, Resource, TeamName,
+};
 
 /// How many unknown teams are named; of the others only the number is kept.
 const MAX_UNKNOWN_TEAMS: usize = 32;
 
 /// A request to Cedar with the verified facts about the principal, as of its last evaluation (for a permit, the permitted one).
+///
+/// Every decision makes one, few are looked at before they are written: facts are kept as they are and become text in the record only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestRecord {
     principal: PrincipalRecord,
     action: Action,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resource: Option<Uid>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "resource")]
+    resource: Option<Resource>,
     context: ContextRecord,
 }
 
@@ -31,11 +38,39 @@ struct Uid {
     id: Arc<str>,
 }
 
+/// A reference to what is a name elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Named<T> {
+    r#type: &'static str,
+    id: T,
+}
+
+fn resource<S: Serializer>(resource: &Option<Resource>, serializer: S) -> Result<S::Ok, S::Error> {
+    let Some(resource) = resource else { return serializer.serialize_none() };
+    let kind = match resource {
+        Resource::Model { .. } => "Tidegate::Model",
+        Resource::Dataset(_) => "Tidegate::Dataset",
+        Resource::Service(_) => "Tidegate::Service",
+    };
+    let mut uid = serializer.serialize_struct("Uid", 2)?;
+    uid.serialize_field("type", kind)?;
+    uid.serialize_field("id", &resource.id())?;
+    uid.end()
+}
+
+fn cedar_time<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&datetime(*at))
+}
+
+fn cedar_address<S: Serializer>(address: &IpAddr, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(address)
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PrincipalRecord {
     uid: Uid,
-    parents: Vec<Team>,
+    parents: Vec<Named<TeamName>>,
     attrs: Attributes,
     /// Verified groups that `entities.json` does not know: they gave no right.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -50,12 +85,6 @@ fn is_zero(count: &usize) -> bool {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Team {
-    r#type: &'static str,
-    id: TeamName,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Attributes {
     tenant: crate::model::TenantName,
     authn: &'static str,
@@ -66,13 +95,15 @@ struct Attributes {
 struct ContextRecord {
     data: Data,
     #[serde(skip_serializing_if = "Option::is_none")]
-    destination: Option<Uid>,
+    destination: Option<Named<ClusterName>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     protection: Option<ProtectionRecord>,
     request: Http,
     chain: ChainRecord,
-    peer_address: String,
-    now: String,
+    #[serde(serialize_with = "cedar_address")]
+    peer_address: IpAddr,
+    #[serde(serialize_with = "cedar_time")]
+    now: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     purpose: Option<String>,
 }
@@ -80,14 +111,8 @@ struct ContextRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Data {
     level: i64,
-    residency: Vec<Place>,
+    residency: Vec<Named<Jurisdiction>>,
     origin: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Place {
-    r#type: &'static str,
-    id: Jurisdiction,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -130,15 +155,8 @@ impl RequestRecord {
 
     /// Fills in what one attempt adds.
     pub(super) fn attempt(&mut self, candidate: &Candidate, protection: Protection) {
-        let resource = &candidate.resource;
-        let kind = match resource.kind() {
-            "Model" => "Tidegate::Model",
-            "Dataset" => "Tidegate::Dataset",
-            _ => "Tidegate::Service",
-        };
-        self.resource = Some(Uid { r#type: kind, id: resource.id().into() });
-        let cluster =
-            |name: &crate::model::ClusterName| Uid { r#type: "Tidegate::Cluster", id: name.as_str().into() };
+        self.resource = Some(candidate.resource.clone());
+        let cluster = |name: &ClusterName| Named { r#type: "Tidegate::Cluster", id: name.clone() };
         self.context.destination = candidate.destination.as_ref().map(cluster);
         self.context.protection = Some(ProtectionRecord {
             masked: protection == Protection::Masked,
@@ -167,7 +185,7 @@ impl PrincipalRecord {
             parents: side
                 .teams
                 .iter()
-                .map(|team| Team { r#type: "Tidegate::Team", id: (*team).clone() })
+                .map(|team| Named { r#type: "Tidegate::Team", id: (*team).clone() })
                 .collect(),
             attrs: Attributes { tenant: principal.tenant.clone(), authn: authn(principal.authn) },
             unknown_teams: unknown().take(MAX_UNKNOWN_TEAMS).cloned().collect(),
@@ -185,7 +203,7 @@ impl ContextRecord {
             data: Data {
                 level: request.label.level.rank(),
                 residency: residency
-                    .map(|place| Place { r#type: "Tidegate::Jurisdiction", id: place.clone() })
+                    .map(|place| Named { r#type: "Tidegate::Jurisdiction", id: place.clone() })
                     .collect(),
                 origin: request.label.origin.name(),
             },
@@ -203,8 +221,8 @@ impl ContextRecord {
                 agent: uid("Tidegate::Agent", &chain.agent),
                 token_age: request.token_age(),
             },
-            peer_address: request.peer.to_string(),
-            now: datetime(request.now),
+            peer_address: request.peer,
+            now: request.now,
             purpose: request.purpose.map(str::to_owned),
         }
     }
@@ -215,7 +233,6 @@ mod tests {
     use cedar_policy::{EntityUid, Request};
 
     use super::super::fixtures::{label, on, request, researcher};
-    use super::super::request::BaseContext;
     use super::*;
     use crate::model::{Chain, Level};
     use crate::policy::embedded;
@@ -244,9 +261,10 @@ mod tests {
         let action = bundle.names().action(json["action"].as_str().unwrap());
         let schema = Some((bundle.schema(), &action));
         let context = cedar_policy::Context::from_json_value(json["context"].clone(), schema).unwrap();
-        let base = BaseContext::new(&asked, bundle.names()).unwrap();
-        let built = base.attempt(Some(&"eu".parse().unwrap()), Protection::None, bundle.names()).unwrap();
-        assert_eq!(context, built);
+        let destination = Arc::new(bundle.names().cluster(&"eu".parse().unwrap()).into());
+        let base = bundle.contexts().base(&asked, bundle.names()).unwrap();
+        let built = base.attempt(Some(&destination), Protection::None);
+        assert_eq!(context, built.into());
         let again = Request::new(
             uid(&json["principal"]["uid"]),
             action.clone(),

@@ -1,19 +1,22 @@
-//! A request as Cedar sees it: the one place that builds its context.
+//! A request as the gateway asks it, and the check that a schema accepts it.
 //!
 //! Typed from end to end: a field that is missing or of another type than the schema's is found when a bundle is loaded
-//! ([`probe`]), not when the first request comes. What differs between attempts (destination, protection) is added last.
+//! ([`probe`]), not when the first request comes, so a request is not checked against the schema again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use cedar_policy::{Context, ContextCreationError, Request, RestrictedExpression, Schema};
+use cedar_policy::{Context, EntityId, EntityUid, Request, Schema};
 use jiff::Timestamp;
 
+use super::context::Contexts;
 use super::entities::{Side, principal_entities};
+use super::master::Master;
 use super::names::{ACTIONS, Names, resource_kind, type_name};
 use super::schema::describe;
 use crate::model::{
-    Action, Authn, Chain, ClusterName, Label, Level, Origin, Principal, PrincipalKind, Problems, Protection,
+    Action, Authn, Chain, Label, Level, Origin, Principal, PrincipalKind, Problems, Protection,
 };
 
 /// What is asked, apart from where it could go: the same for every candidate and rung.
@@ -61,75 +64,6 @@ pub(super) fn datetime(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-/// The part of the context that all attempts of a request share.
-pub(super) struct BaseContext(Vec<(String, RestrictedExpression)>);
-
-fn text(value: &str) -> RestrictedExpression {
-    RestrictedExpression::new_string(value.to_owned())
-}
-
-fn record(
-    fields: impl IntoIterator<Item = (&'static str, RestrictedExpression)>,
-) -> Result<RestrictedExpression, Box<ContextCreationError>> {
-    let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
-    RestrictedExpression::new_record(fields).map_err(|error| Box::new(error.into()))
-}
-
-impl BaseContext {
-    pub(super) fn new(request: &AuthzRequest<'_>, names: &Names) -> Result<Self, Box<ContextCreationError>> {
-        let entity = RestrictedExpression::new_entity_uid;
-        let long = RestrictedExpression::new_long;
-        let residency =
-            request.label.residency.iter().map(|place| entity(names.jurisdiction(place.as_str())));
-        let data = record([
-            ("level", long(request.label.level.rank())),
-            ("residency", RestrictedExpression::new_set(residency)),
-            ("origin", text(request.label.origin.name())),
-        ])?;
-        let http = [
-            ("method", text(request.method)),
-            ("path", text(request.path)),
-            ("bytes", long(self::long(request.bytes))),
-            ("stream", RestrictedExpression::new_bool(request.stream)),
-        ];
-        let max_tokens = request.max_tokens.map(|tokens| ("maxTokens", long(self::long(tokens))));
-        let chain = &request.principal.chain;
-        let chain = [
-            chain.workload.as_deref().map(|id| ("workload", entity(names.workload(id)))),
-            chain.agent.as_deref().map(|id| ("agent", entity(names.agent(id)))),
-            request.token_age().map(|age| ("tokenAge", long(age))),
-        ];
-        // Room for `destination` and `protection`.
-        let mut pairs = Vec::with_capacity(8);
-        pairs.push(("data".to_owned(), data));
-        pairs.push(("request".to_owned(), record(http.into_iter().chain(max_tokens))?));
-        pairs.push(("chain".to_owned(), record(chain.into_iter().flatten())?));
-        pairs.push(("peerAddress".to_owned(), RestrictedExpression::new_ip(request.peer.to_string())));
-        pairs.push(("now".to_owned(), RestrictedExpression::new_datetime(datetime(request.now))));
-        pairs.extend(request.purpose.map(|purpose| ("purpose".to_owned(), text(purpose))));
-        Ok(Self(pairs))
-    }
-
-    /// The whole context of one attempt.
-    pub(super) fn attempt(
-        &self,
-        destination: Option<&ClusterName>,
-        protection: Protection,
-        names: &Names,
-    ) -> Result<Context, Box<ContextCreationError>> {
-        let mut pairs = self.0.clone();
-        if let Some(cluster) = destination {
-            let cluster = RestrictedExpression::new_entity_uid(names.cluster(cluster));
-            pairs.push(("destination".to_owned(), cluster));
-        }
-        let fact = |rung| RestrictedExpression::new_bool(protection == rung);
-        let protection =
-            record([("masked", fact(Protection::Masked)), ("sealed", fact(Protection::Sealed))])?;
-        pairs.push(("protection".to_owned(), protection));
-        Context::from_pairs(pairs).map_err(Box::new)
-    }
-}
-
 /// Checks that the gateway's requests, with all optional facts and with none, are what the schema asks for.
 pub(super) fn probe(schema: &Schema, names: &Names, file: &str, problems: &mut Problems) {
     let mut found: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();
@@ -153,6 +87,9 @@ pub(super) fn probe(schema: &Schema, names: &Names, file: &str, problems: &mut P
     }
 }
 
+/// An id that no schema lists, should it declare one of these types by its ids.
+const ID: &str = "probe of the gateway";
+
 fn probe_one(
     schema: &Schema,
     names: &Names,
@@ -160,12 +97,12 @@ fn probe_one(
     action: Action,
     full: bool,
 ) -> Result<(), String> {
-    let chain = Chain { workload: full.then(|| "w".into()), agent: full.then(|| "a".into()) };
+    let chain = Chain { workload: full.then(|| ID.into()), agent: full.then(|| ID.into()) };
     let principal = Principal {
         kind,
-        id: "probe".into(),
+        id: ID.into(),
         tenant: "probe".parse().map_err(|error| format!("{error}"))?,
-        teams: Vec::new(),
+        teams: full.then(|| "probe".parse().ok()).flatten().into_iter().collect(),
         authn: Authn::Jwt,
         chain,
         issued_at: full.then_some(Timestamp::UNIX_EPOCH),
@@ -187,13 +124,13 @@ fn probe_one(
         now: Timestamp::UNIX_EPOCH,
         purpose: full.then_some("probe"),
     };
-    let destination = full.then(|| "private".parse().ok()).flatten();
-    let context = BaseContext::new(&request, names)
-        .and_then(|base| base.attempt(destination.as_ref(), Protection::None, names))
-        .map_err(|error| describe(&error))?;
+    let destination = full.then(|| "private".parse().ok()).flatten().map(|cluster| names.cluster(&cluster));
+    let destination = destination.map(|uid| Arc::new(uid.into()));
+    let shared = Contexts::new().ok_or("the names of Cedar's functions do not parse")?;
+    let base = shared.base(&request, names).map_err(|error| describe(&error))?;
+    let context = Context::from(base.attempt(destination.as_ref(), Protection::None));
     let resource = type_name(resource_kind(action)).ok_or("its resource has no type")?;
-    let resource =
-        cedar_policy::EntityUid::from_type_name_and_id(resource, cedar_policy::EntityId::new("probe"));
+    let resource = EntityUid::from_type_name_and_id(resource, EntityId::new("probe"));
     let principal_uid = names.principal(kind, &principal.id);
     let action = names.action(action.name());
     if let Err(error) = Request::new(principal_uid, action.clone(), resource, context.clone(), Some(schema)) {
@@ -202,8 +139,9 @@ fn probe_one(
         let named = Context::from_json_value(json, Some((schema, &action))).err();
         return Err(named.map_or_else(|| describe(&error), |named| describe(&named)));
     }
-    let side = Side { principal: &principal, teams: Vec::new() };
-    let entities = principal_entities(&side, names).map_err(|error| describe(&error))?;
+    let side = Side { principal: &principal, teams: principal.teams.iter().collect() };
+    let entities = principal_entities(&side, &Master::default(), names);
+    let entities = entities.into_iter().map(cedar_policy::Entity::from);
     cedar_policy::Entities::from_entities(entities, Some(schema)).map_err(|error| describe(&error))?;
     Ok(())
 }

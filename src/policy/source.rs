@@ -1,7 +1,7 @@
 //! The files of a bundle: which they are, how large they may be, and where in them something stands.
 //!
-//! A bundle is exactly `*.cedar` of one directory (not recursive), `tidegate.cedarschema` and `entities.json`. Everything is read
-//! once into memory, so the hash is of the very bytes that were parsed.
+//! A bundle is exactly `*.cedar` of one directory (not recursive), `tidegate.cedarschema`, `entities.json` and `*.entities.json`. Everything
+//! is read once into memory, so the hash is of the very bytes that were parsed.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,14 +11,16 @@ use crate::model::Problems;
 
 /// The schema's file name.
 pub(super) const SCHEMA: &str = "tidegate.cedarschema";
-/// The entities' file name.
+/// The name of the file of entities; others may stand beside it, such as `datasets.entities.json`.
 pub(super) const ENTITIES: &str = "entities.json";
+/// How the names of those others end.
+const MORE_ENTITIES: &str = ".entities.json";
 
 /// The largest policy or schema file, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
-/// The largest `entities.json`, in bytes.
-const MAX_ENTITIES: u64 = 16 << 20;
-/// The most policy files in a bundle.
+/// The largest files of entities together, in bytes: some 300,000 entities.
+const MAX_ENTITIES: u64 = 64 << 20;
+/// The most policy files in a bundle, and the most files of entities.
 const MAX_FILES: usize = 1_000;
 
 /// The files of one bundle, in order of name.
@@ -52,19 +54,24 @@ impl Source {
             }
         };
         names.sort();
-        if names.iter().filter(|name| is_policy(name)).count() > MAX_FILES {
-            problems.push(
-                &source.dir,
-                "",
-                format!("more than {MAX_FILES} policy files"),
-                "merge some of them",
-            );
-            return source;
+        let kinds: [(&str, fn(&str) -> bool); 2] =
+            [("policy files", is_policy), ("files of entities", is_entities)];
+        for (kind, is_kind) in kinds {
+            if names.iter().filter(|name| is_kind(name)).count() > MAX_FILES {
+                problems.push(&source.dir, "", format!("more than {MAX_FILES} {kind}"), "merge some of them");
+                return source;
+            }
         }
+        let mut left = MAX_ENTITIES;
         for name in names {
-            let cap = if name == ENTITIES { MAX_ENTITIES } else { MAX_TEXT };
+            let cap = if is_entities(&name) { left } else { MAX_TEXT };
             match read_file(&dir.join(&name), cap) {
-                Ok(bytes) => source.files.push((name, bytes)),
+                Ok(bytes) => {
+                    if is_entities(&name) {
+                        left = left.saturating_sub(length(&bytes));
+                    }
+                    source.files.push((name, bytes));
+                }
                 Err(error) => problems.push(source.path(&name), "", format!("cannot be read: {error}"), ""),
             }
         }
@@ -77,10 +84,14 @@ impl Source {
         let mut files: Vec<_> = files.into_iter().filter(|(name, _)| is_part(name)).collect();
         files.sort();
         let source = Self { dir: dir.to_owned(), files };
+        let mut left = MAX_ENTITIES;
         for (name, bytes) in &source.files {
-            let cap = if name == ENTITIES { MAX_ENTITIES } else { MAX_TEXT };
-            if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > cap {
+            let cap = if is_entities(name) { left } else { MAX_TEXT };
+            if length(bytes) > cap {
                 problems.push(source.path(name), "", format!("larger than {cap} bytes"), "");
+            }
+            if is_entities(name) {
+                left = left.saturating_sub(length(bytes));
             }
         }
         source.require(problems);
@@ -99,8 +110,9 @@ impl Source {
         if !self.files.iter().any(|(name, _)| is_policy(name)) {
             problems.push(&self.dir, "", "has no policy", "add a file that ends in `.cedar`");
         }
-        for name in [SCHEMA, ENTITIES] {
-            if !self.files.iter().any(|(file, _)| file == name) {
+        let kinds: [(&str, fn(&str) -> bool); 2] = [(SCHEMA, is_schema), (ENTITIES, is_entities)];
+        for (name, is_kind) in kinds {
+            if !self.files.iter().any(|(file, _)| is_kind(file)) {
                 problems.push(self.path(name), "", "is missing", "start from the shipped one");
             }
         }
@@ -119,9 +131,18 @@ impl Source {
 
     /// The policy files with their text.
     pub(super) fn policies(&self, problems: &mut Problems) -> Vec<(&str, &str)> {
+        self.texts(is_policy, problems)
+    }
+
+    /// The files of entities with their text.
+    pub(super) fn entities(&self, problems: &mut Problems) -> Vec<(&str, &str)> {
+        self.texts(is_entities, problems)
+    }
+
+    fn texts(&self, is_kind: fn(&str) -> bool, problems: &mut Problems) -> Vec<(&str, &str)> {
         self.files
             .iter()
-            .filter(|(name, _)| is_policy(name))
+            .filter(|(name, _)| is_kind(name))
             .filter_map(|(name, bytes)| Some((name.as_str(), self.utf8(name, bytes, problems)?)))
             .collect()
     }
@@ -160,8 +181,20 @@ fn is_policy(name: &str) -> bool {
     name.ends_with(".cedar") && !name.starts_with('.') && !name.ends_with(".bad.cedar")
 }
 
+fn is_schema(name: &str) -> bool {
+    name == SCHEMA
+}
+
+pub(super) fn is_entities(name: &str) -> bool {
+    name == ENTITIES || (name.ends_with(MORE_ENTITIES) && !name.starts_with('.'))
+}
+
 fn is_part(name: &str) -> bool {
-    (name.ends_with(".cedar") && !name.starts_with('.')) || name == SCHEMA || name == ENTITIES
+    (name.ends_with(".cedar") && !name.starts_with('.')) || is_schema(name) || is_entities(name)
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 /// The bundle's names, and those that look like policies but are not UTF-8: to skip one could skip a forbid.

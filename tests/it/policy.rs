@@ -579,6 +579,44 @@ fn a_bundle_is_exactly_the_files_of_its_directory() {
 }
 
 #[test]
+fn entities_in_several_files_are_read_as_one() {
+    let mut split = files();
+    let all: Vec<serde_json::Value> = serde_json::from_str(&split.remove("entities.json").unwrap()).unwrap();
+    let (places, others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|entity| entity["uid"]["type"] == "Tidegate::Jurisdiction");
+    let text = |list: &Vec<serde_json::Value>| serde_json::to_string_pretty(list).unwrap();
+    split.insert("places.entities.json".to_owned(), text(&places));
+    split.insert("others.entities.json".to_owned(), text(&others));
+    let bundle = load(split.clone()).map_err(|problems| problems.to_string()).unwrap();
+    assert!(bundle.has_entity("Cluster", "eu") && bundle.has_entity("Jurisdiction", "EU"));
+    assert_ne!(bundle.hash(), shipped().hash());
+
+    let refused = |change: &dyn Fn(&mut Files), what: &[&str]| {
+        let mut files = split.clone();
+        change(&mut files);
+        let shown = load(files).unwrap_err().to_string();
+        assert!(what.iter().all(|part| shown.contains(part)), "{shown}");
+    };
+    // A mistake is named with its file and line, one between two files with both.
+    let again = r#"[
+  {"uid": {"type": "Tidegate::Jurisdiction", "id": "EU"}, "parents": [], "attrs": {}}]"#;
+    refused(
+        &|files| drop(files.insert("zz.entities.json".to_owned(), again.to_owned())),
+        &["policies/zz.entities.json: line 2, column 3: `Tidegate::Jurisdiction::\"EU\"` is there twice: \
+           also in policies/places.entities.json, line "],
+    );
+    refused(
+        &|files| drop(files.insert("zz.entities.json".to_owned(), "[1,]".to_owned())),
+        &["policies/zz.entities.json: line 1, column"],
+    );
+    refused(
+        &|files| drop(files.remove("places.entities.json")),
+        &["others.entities.json: line ", "has the parent"],
+    );
+    refused(&|files| files.retain(|name, _| !name.ends_with("json")), &["entities.json: is missing"]);
+}
+
+#[test]
 fn jurisdictions_and_entities_can_be_looked_up() {
     let bundle = shipped();
     let places = bundle.jurisdictions();

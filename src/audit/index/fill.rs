@@ -125,7 +125,7 @@ fn take_batch(
         // One that a later version wrote is in no result, as in a scan.
         let view = RecordView::parse(stored.payload).ok();
         let row = view.as_ref().map(|view| Row::of(view, transaction, remembered)).transpose()?;
-        let at = reader.last();
+        let at = reader.last_place();
         *last = Some((at, crc));
         if let Some(row) = row {
             row.insert(at, transaction, remembered)?;
