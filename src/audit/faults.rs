@@ -284,7 +284,7 @@ async fn too_many_open_drafts_are_refused_and_told() {
 #[derive(Debug, Default)]
 struct Stepped(std::sync::atomic::AtomicI64);
 
-impl crate::model::Clock for Stepped {
+impl Clock for Stepped {
     fn now(&self) -> jiff::Timestamp {
         jiff::Timestamp::now() + jiff::SignedDuration::from_secs(self.0.load(Ordering::SeqCst))
     }
