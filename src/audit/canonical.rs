@@ -20,6 +20,8 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// Where a member stands in the output: from its name's first quote, to behind its name, to behind its comma.
 #[derive(Debug, Clone, Copy)]
 struct Member {
+    /// The first eight bytes of its name, which mostly decide its place; none if the name is not plain ASCII.
+    front: Option<u64>,
     start: usize,
     named: usize,
     end: usize,
@@ -119,6 +121,7 @@ impl Pass<'_> {
             let start = self.out.len();
             self.string()?;
             let named = self.out.len();
+            let front = front(self.out.get(start..named)?);
             self.take(b':')?;
             self.out.push(b':');
             self.value(depth + 1)?;
@@ -126,7 +129,7 @@ impl Pass<'_> {
             if self.peek()? == b',' {
                 self.at += 1;
             }
-            self.members.push(Member { start, named, end: self.out.len() });
+            self.members.push(Member { front, start, named, end: self.out.len() });
         }
         self.at += 1;
         self.sort(base)?;
@@ -143,7 +146,10 @@ impl Pass<'_> {
         let Self { out, members, sorted, .. } = self;
         let members = members.get_mut(base..)?;
         let name = |member: &Member| out.get(member.start..member.named).unwrap_or_default();
-        let before = |a: &Member, b: &Member| compare(name(a), name(b));
+        let before = |a: &Member, b: &Member| match (a.front, b.front) {
+            (Some(first), Some(second)) if first != second => first.cmp(&second),
+            _ => compare(name(a), name(b)),
+        };
         if members.is_sorted_by(|a, b| before(a, b).is_lt()) {
             return Some(());
         }
@@ -193,6 +199,15 @@ impl Pass<'_> {
         self.at += length;
         Some(())
     }
+}
+
+/// The first bytes of a plain name that is a JSON string, as a number that sorts like them.
+fn front(name: &[u8]) -> Option<u64> {
+    let inner = name.get(1..name.len().saturating_sub(1))?;
+    let plain = inner.iter().all(|byte| byte.is_ascii() && *byte != b'\\');
+    let mut bytes = [0; 8];
+    bytes.iter_mut().zip(inner).for_each(|(byte, from)| *byte = *from);
+    plain.then_some(u64::from_be_bytes(bytes))
 }
 
 /// The order of two names that are JSON strings: by UTF-16 code units.

@@ -74,6 +74,12 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Segments, compressed ones too.
+fn count(dir: &Path) -> usize {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("seg-") && (name.ends_with(".log") || name.ends_with(".gz"))).count()
+}
+
 async fn eventually(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -317,13 +323,13 @@ async fn what_is_older_than_it_is_kept_goes_and_what_is_left_verifies() {
     assert_eq!(blocking(&audit, |audit| audit.prune().unwrap()).await.segments, 0);
     // One that is not required holds nothing back.
     fs::write(dir.path().join("export/siem/cursor"), "{\"seq\":1,\"required\":false}").unwrap();
-    assert_eq!(segments(dir.path())[..before.len()], before[..]);
+    assert_eq!(count(dir.path()), before.len());
 
     let pruned = blocking(&audit, |audit| audit.prune().unwrap()).await;
     assert!(pruned.segments >= 3, "{pruned:?}");
     assert_eq!(blocking(&audit, |audit| audit.prune().unwrap()).await.segments, 0);
-    let left = segments(dir.path());
-    assert_eq!(left.len(), before.len() - usize::try_from(pruned.segments).unwrap());
+    let left = count(dir.path());
+    assert_eq!(left, before.len() - usize::try_from(pruned.segments).unwrap());
     let found = events(dir.path());
     assert!(found.iter().any(
         |event| matches!(event, Event::RetentionPruned { first: 0, below, .. } if *below == pruned.below)
