@@ -246,10 +246,10 @@ impl Shared {
         }
         let (sender, receiver) = oneshot::channel();
         let payload = encode("event", &self.stamp(None, None), event);
-        let ack = Some(Ack { durable: true, sender });
+        let ack = Some(Ack { durable: true, sender, written: None });
         self.send(Entry { kind: Kind::Event, key: None, payload, place: Place::Event, ack });
         match receiver.blocking_recv() {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err("the journal takes no records now"),
         }
     }
