@@ -17,6 +17,7 @@ mod meter;
 mod net;
 mod policy;
 mod protect;
+mod review;
 mod seal;
 mod seal_fuzz;
 mod seal_vectors;
