@@ -282,11 +282,13 @@ fn listener(config: &Config, problems: &mut Problems) {
 }
 
 /// Opens the journal and keeps the bundle in it. Blocks while it recovers.
-pub(super) fn journal(config: &Config, bundle: &Bundle) -> anyhow::Result<Audit> {
+pub(super) fn journal(config: &Config, bundle: &Bundle, routes: &Table) -> anyhow::Result<Audit> {
     let instance =
         Instance { name: config.file.gateway.name.as_str().into(), version: env!("CARGO_PKG_VERSION") };
     let audit = Audit::open(&config.file.audit, instance)?;
     audit.archive(bundle.hash(), bundle.files()).context("failed to keep the policies in the journal")?;
+    let modes = routes.routes().map(|route| (route.name.to_string(), route.audit)).collect();
+    audit.modes(&modes)?;
     Ok(audit)
 }
 

@@ -74,7 +74,8 @@ pub async fn start(path: &Path) -> Result<Running, StartError> {
 /// As [`start`].
 pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let snapshot = build::snapshot(&config).map_err(StartError::Invalid)?;
-    let audit = build::journal(&config, &snapshot.bundle).context("failed to open the audit journal")?;
+    let audit = build::journal(&config, &snapshot.bundle, &snapshot.routes)
+        .context("failed to open the audit journal")?;
     let telemetry = build::telemetry(&config).context("failed to set up telemetry")?;
     build::observe(&telemetry, &audit);
     snapshot.identity.start().await;

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::Status;
 use crate::audit::Audit;
-use crate::audit::record::Event;
+use crate::audit::record::{Change, Event};
 use crate::config::{self, Config};
 use crate::gateway::{Gateway, Snapshot};
 use crate::policy::{self, Bundle};
@@ -86,10 +86,10 @@ impl Follower {
             Ok(Seen::Fresh(hash)) => self.fresh = Some(hash),
             Ok(Seen::Sound(bundle)) => self.adopt(actor, *bundle),
             Ok(Seen::Broken { hash, problems, retry }) => {
+                self.refuse(actor, &hash, &problems);
                 if !retry {
                     self.seen = hash;
                 }
-                self.refuse(actor, &problems);
             }
             Err(error) => tracing::error!(%error, "a reload of policies failed"),
         }
@@ -100,6 +100,7 @@ impl Follower {
         let (old, new) = (snapshot.bundle.hash(), bundle.hash().to_owned());
         self.status.reloaded(None);
         if old != new {
+            let files = Change::between(snapshot.bundle.files(), bundle.files());
             self.gateway.replace(Snapshot { bundle: Arc::new(bundle), ..Snapshot::clone(&snapshot) });
             self.telemetry.metrics().reloaded(true);
             tracing::info!(old, new, actor, "policies reloaded");
@@ -107,13 +108,14 @@ impl Follower {
                 actor: actor.into(),
                 old: Some(old.into()),
                 new: Some(new.as_str().into()),
+                files,
                 problems: Vec::new(),
             });
         }
         self.seen = new;
     }
 
-    fn refuse(&self, actor: &'static str, problems: &[String]) {
+    fn refuse(&self, actor: &'static str, hash: &str, problems: &[String]) {
         let snapshot = self.gateway.snapshot();
         let old = snapshot.bundle.hash();
         self.telemetry.metrics().reloaded(false);
@@ -127,7 +129,9 @@ impl Follower {
         self.audit.event(&Event::Reload {
             actor: actor.into(),
             old: Some(old.into()),
-            new: None,
+            // Contents that could not be read whole have no hash.
+            new: (hash.len() == 64).then(|| hash.into()),
+            files: Vec::new(),
             problems: problems.iter().map(|problem| problem.as_str().into()).collect(),
         });
     }

@@ -10,7 +10,8 @@ use super::frame::Kind;
 use super::queue::Place;
 use super::record::{Decision, Ending, Outcome, Refusal, Verdict};
 use super::shared::Shared;
-use crate::model::{AuditMode, RecordId};
+use super::subjects::{Held, Subjects};
+use crate::model::{AuditMode, InvalidName, RecordId, TenantName};
 
 /// Places of one attempt: its decision and its outcome.
 const PER_ATTEMPT: usize = 2;
@@ -98,7 +99,22 @@ impl Draft {
         self.owed = true;
         let kind = if record.decision == Verdict::Allow { Kind::Allow } else { Kind::Refuse };
         let stamp = self.shared.stamp(Some(self.id), Some(self.attempt));
-        let payload = encode("decision", &stamp, record);
+        let payload = match &self.shared.subjects {
+            Some(subjects) if record.principal.kind == "User" => {
+                let Ok(held) = user_key(subjects, record).await else {
+                    self.owed = false;
+                    return Err(self.shared.refused(Unavailable::Key));
+                };
+                match Subjects::protect(&held, (self.id, self.attempt), record) {
+                    Ok(record) => encode("decision", &stamp, &record),
+                    Err(_) => {
+                        self.owed = false;
+                        return Err(self.shared.refused(Unavailable::Key));
+                    }
+                }
+            }
+            _ => encode("decision", &stamp, record),
+        };
         self.places = self.places.saturating_sub(1);
         let durable = self.mode == AuditMode::Required;
         let written = self.shared.push_awaited(kind, (self.id, self.attempt), payload, durable);
@@ -135,6 +151,22 @@ impl Draft {
     fn elapsed_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
+}
+
+/// The key of a decision's user; made off the workers that serve if it is not held, for that takes syncs of the disk.
+async fn user_key(subjects: &Arc<Subjects>, record: &Decision<'_>) -> Result<Held, ()> {
+    let told = |error: String| {
+        tracing::error!(%error, tenant = %record.tenant, "the key of a user cannot be used");
+    };
+    let tenant: TenantName = record.tenant.parse().map_err(|error: InvalidName| told(error.to_string()))?;
+    let user = &record.principal.id;
+    let lookup = subjects.lookup(&tenant, user).map_err(|error| told(error.to_string()))?;
+    if let Some(held) = subjects.held(&lookup) {
+        return Ok(held);
+    }
+    let subjects = subjects.clone();
+    let made = tokio::task::spawn_blocking(move || subjects.key(&tenant, &lookup)).await;
+    made.map_err(|error| told(error.to_string()))?.map_err(|error| told(error.to_string()))
 }
 
 impl Drop for Draft {

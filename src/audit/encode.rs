@@ -1,16 +1,18 @@
-//! Records to JSON, never more than [`MAX_PAYLOAD`] bytes and never failing: what is too large is cut and says so.
+//! Records to canonical JSON, never more than [`MAX_PAYLOAD`] bytes and never failing: what is too large is cut and says so.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::canonical::Scratch;
 use super::frame::MAX_PAYLOAD;
 use super::record::{Stamp, VERSION};
 
-/// Usual sizes of a decision and of anything else, so that one allocation will do.
-const DECISION_BYTES: usize = 2048;
-const OTHER_BYTES: usize = 512;
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 /// One attempt to make a record fit: most bytes of a string, most members of a list or inner object.
 struct Bounds {
@@ -41,15 +43,21 @@ struct Written<'a, T> {
     record: &'a T,
 }
 
-/// The payload of a record: compact JSON, stamp first.
+/// The payload of a record: canonical JSON.
 pub(crate) fn encode<T: Serialize>(kind: &'static str, stamp: &Stamp<'_>, record: &T) -> Vec<u8> {
     let written = Written { v: VERSION, kind, stamp, record };
-    let mut bytes = Vec::with_capacity(if kind == "decision" { DECISION_BYTES } else { OTHER_BYTES });
-    match serde_json::to_writer(&mut bytes, &written) {
-        Ok(()) if bytes.len() <= MAX_PAYLOAD => bytes,
-        // Only a record with a map whose keys are no text can fail, and no record type has one.
-        Ok(()) | Err(_) => cut(serde_json::to_value(&written).unwrap_or_default()),
+    match canonical(&written) {
+        Some(bytes) if bytes.len() <= MAX_PAYLOAD => bytes,
+        // Only a record with a map whose keys are no text, or nested beyond reason, can fail; no record type has one.
+        Some(_) | None => cut(serde_json::to_value(&written).unwrap_or_default()),
     }
+}
+
+fn canonical(value: &impl Serialize) -> Option<Vec<u8>> {
+    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+        Ok(mut scratch) => scratch.write(value),
+        Err(_) => Scratch::default().write(value),
+    })
 }
 
 /// The largest form of an oversized record that fits.
@@ -75,7 +83,7 @@ fn marked(mut value: Value) -> Option<Vec<u8>> {
     if let Value::Object(members) = &mut value {
         members.insert("truncated".to_owned(), Value::Bool(true));
     }
-    serde_json::to_vec(&value).ok().filter(|bytes| bytes.len() <= MAX_PAYLOAD)
+    canonical(&value).filter(|bytes| bytes.len() <= MAX_PAYLOAD)
 }
 
 fn shorten(value: &mut Value, bounds: &Bounds, depth: usize) {
@@ -184,7 +192,9 @@ pub(crate) mod tests {
     fn a_record_reads_back() {
         let (stamp, decision) = (stamp(), decision());
         let bytes = encode("decision", &stamp, &decision);
-        assert!(bytes.starts_with(br#"{"v":1,"kind":"decision","id":""#));
+        assert!(bytes.starts_with(br#"{"action":"infer","attempt":1,"boot":""#));
+        assert!(bytes.ends_with(br#","v":1}"#));
+        assert_eq!(super::super::canonical::canonical(&bytes).unwrap(), bytes);
         let (read_stamp, read) = Record::parse(&bytes).unwrap();
         assert_eq!(read_stamp, stamp);
         assert_eq!(read, Record::Decision(Box::new(decision)));
@@ -214,6 +224,7 @@ pub(crate) mod tests {
             }
             let bytes = encode("decision", &stamp(), &record);
             prop_assert!(bytes.len() <= MAX_PAYLOAD, "{}", bytes.len());
+            prop_assert_eq!(&super::super::canonical::canonical(&bytes).unwrap(), &bytes);
             let value: Value = serde_json::from_slice(&bytes).unwrap();
             prop_assert_eq!(value["decision"].as_str(), Some("allow"));
             prop_assert!(value["id"].is_string());

@@ -1,15 +1,16 @@
 //! Tests of the whole journal on a storage that fails when told to.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::encode::tests::decision;
 use super::reader::Reader;
 use super::record::{Decision, Ending, Event, Outcome, Record, Stamp};
 use super::storage::tests::{Faults, Faulty};
-use super::{Audit, Instance, Settings, State, Unavailable};
-use crate::model::{AuditMode, ByteSize, RecordId, SystemClock};
+use super::verify::whole;
+use super::{Audit, Instance, Settings, State, Unavailable, segment};
+use crate::model::{AuditMode, ByteSize, Clock, RecordId, SystemClock};
 
 fn settings(dir: &tempfile::TempDir) -> Settings {
     Settings {
@@ -310,4 +311,73 @@ async fn a_step_of_the_clock_is_an_event_and_stops_nothing() {
         _ => None,
     });
     assert_eq!(steps.map(|s| (s.abs() - 3600).abs() <= 1).collect::<Vec<_>>(), [true]);
+}
+
+/// A clock in another year.
+#[derive(Debug)]
+struct Shifted(jiff::SignedDuration);
+
+impl Clock for Shifted {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now() + self.0
+    }
+}
+
+async fn blocking<T: Send + 'static>(audit: &Audit, with: impl FnOnce(Audit) -> T + Send + 'static) -> T {
+    let audit = audit.clone();
+    tokio::task::spawn_blocking(move || with(audit)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_on_a_disk_that_fails_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = |days: i64| {
+        let (storage, faults) = Faulty::new(dir.path());
+        let clock = Arc::new(Shifted(jiff::SignedDuration::from_hours(24 * days)));
+        let instance = Instance { name: "g".into(), version: "1" };
+        (Audit::open_with(&settings(&dir), instance, storage, clock).unwrap(), faults)
+    };
+    let (audit, _) = opened(-500);
+    for _ in 0..200 {
+        let mut draft = audit.draft(RecordId::new(), AuditMode::BestEffort).unwrap();
+        draft.decision(&large()).await.unwrap();
+        draft.close(&Outcome::bare(Ending::Complete));
+    }
+    audit.close().await;
+    let verified = || {
+        let report = whole::check(dir.path(), None, None, &AtomicU64::new(0)).unwrap();
+        assert!(report.is_good(), "{report:?}");
+        report.pruned
+    };
+    let count = || segment::list(dir.path()).unwrap().len();
+    let (audit, faults) = opened(0);
+    let mut draft = audit.draft(RecordId::new(), AuditMode::Required).unwrap();
+    draft.decision(&decision()).await.unwrap();
+    draft.close(&Outcome::bare(Ending::Complete));
+    let before = count();
+    assert!(before > 4, "{before}");
+    // Nothing can be removed: it is announced, and all is there.
+    faults.kept_after.store(0, Ordering::SeqCst);
+    assert!(blocking(&audit, |audit| audit.prune()).await.is_err());
+    assert_eq!((count(), verified()), (before, 0));
+    // Two can.
+    faults.kept_after.store(2, Ordering::SeqCst);
+    assert!(blocking(&audit, |audit| audit.prune()).await.is_err());
+    assert_eq!(count(), before - 2);
+    assert!(verified() > 0);
+    // No space for the record of it: nothing goes.
+    faults.kept_after.store(u64::MAX, Ordering::SeqCst);
+    faults.no_space.store(true, Ordering::SeqCst);
+    faults.room.store(0, Ordering::SeqCst);
+    assert!(blocking(&audit, |audit| audit.prune()).await.is_err());
+    assert_eq!(count(), before - 2);
+    faults.no_space.store(false, Ordering::SeqCst);
+    faults.room.store(u64::MAX, Ordering::SeqCst);
+    resumed(&audit).await;
+    assert!(blocking(&audit, |audit| audit.prune()).await.unwrap().segments > 0);
+    assert!(verified() > 0);
+    audit.close().await;
+    let (audit, _) = opened(0);
+    audit.close().await;
+    verified();
 }

@@ -1,5 +1,6 @@
 //! The handle that the gateway holds: opens the journal, gives out drafts, takes what is not awaited.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,13 +18,17 @@ use super::queue::{Entry, Place};
 use super::record::{Ending, Event, Outcome, Refusal};
 use super::recovery::{self, Recovered};
 use super::refusals::{self, Limiter};
+use super::retention::{Pruned, Retention, RetentionError};
+use super::settings::PersonalData;
 use super::shared::{Shared, State, Stats, add};
 use super::storage::{Files, Storage, may_pass};
+use super::subjects::{Subjects, coarse};
 use super::syncer::Syncer;
 use super::tree::Published;
 use super::tree::signing::{self, KeyChange};
 use super::tree::writer::{Feed, Writer};
-use super::{AuditError, Settings, Unavailable, archive};
+use super::upkeep::Upkeep;
+use super::{AuditError, Settings, Unavailable, archive, modes};
 use crate::model::{AuditMode, Clock, RecordId, SystemClock, TenantName};
 
 /// Who writes the journal.
@@ -44,8 +49,9 @@ pub struct Audit {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    keys: Keys,
+    keys: Arc<Keys>,
     directory: PathBuf,
+    upkeep: Arc<Upkeep>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -53,7 +59,13 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.enter(State::Closed);
         self.shared.queue.close();
+        wake(&self.threads.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+/// Wakes the thread that only sleeps.
+fn wake(threads: &[JoinHandle<()>]) {
+    threads.iter().for_each(|thread| thread.thread().unpark());
 }
 
 impl Audit {
@@ -88,17 +100,28 @@ impl Audit {
         let (keys, tree) = signing::open(settings, &recovered)?;
         let size = settings.segment_size.get();
         let log_name = format!("{}/{}", settings.domain.as_str(), instance.name);
-        let shared = Arc::new(Shared::new(instance, clock, settings.queue, Limiter::new(size)));
+        let tenants = Arc::new(Keys::new(directory.join("keys")));
+        let subjects = (settings.personal == PersonalData::Erasable)
+            .then(|| Arc::new(Subjects::new(tenants.clone(), directory)));
+        let shared = Arc::new(Shared::new(instance, clock, settings.queue, Limiter::new(size), subjects));
         let syncer = Arc::new(Syncer::new(recovered.next_seq));
         let feed = Arc::new(Feed::default());
         let mut writer = Writer::new(shared.clone(), feed.clone(), syncer.clone(), directory.clone(), keys);
         let change = tree.and_then(|start| writer.resume(start, &log_name));
         let takeover = take_over(&shared, storage.as_ref(), recovered, change.as_ref(), size, log_name)
             .map_err(failed("write"))?;
+        let upkeep = Upkeep::new(Retention {
+            shared: shared.clone(),
+            syncer: syncer.clone(),
+            storage: storage.clone(),
+            journal: directory.clone(),
+            hot: settings.retention.hot.get(),
+            keep: settings.retention.keep.get(),
+        });
         let committer = Committer::new(shared.clone(), syncer.clone(), storage, feed, takeover);
-        let threads = start(shared.clone(), syncer, committer, writer, lock)?;
-        let keys = Keys::new(directory.join("keys"));
-        let inner = Inner { shared, keys, directory: directory.clone(), threads: Mutex::new(threads) };
+        let threads = start(shared.clone(), syncer, committer, writer, upkeep.clone(), lock)?;
+        let (directory, threads) = (directory.clone(), Mutex::new(threads));
+        let inner = Inner { shared, keys: tenants, directory, upkeep, threads };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -157,6 +180,27 @@ impl Audit {
         archive::keep(&self.inner.directory.join("bundles"), hash, files)
     }
 
+    /// Tells how surely each route is recorded: what differs from the last run becomes an event. Blocks for a write.
+    ///
+    /// # Errors
+    /// The modes of the last run cannot be read, or these not be kept.
+    pub fn modes(&self, routes: &BTreeMap<String, AuditMode>) -> Result<(), AuditError> {
+        let directory = &self.inner.directory;
+        modes::compare(directory, routes, |event| self.event(event)).map_err(|source| AuditError::Io {
+            action: "compare the audit modes of routes in",
+            path: directory.clone(),
+            source,
+        })
+    }
+
+    /// Deletes the segments that are older than they are kept, as also happens each hour. Blocks; not for a thread that serves.
+    ///
+    /// # Errors
+    /// Something keeps them, or cannot be read or written; what is not deleted is whole.
+    pub fn prune(&self) -> Result<Pruned, RetentionError> {
+        self.inner.upkeep.prune()
+    }
+
     /// Figures for metrics and health.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -183,6 +227,7 @@ impl Audit {
         shared.enter(State::Closed);
         shared.queue.close();
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        wake(&threads);
         let joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().map(JoinHandle::join).all(|ended| ended.is_ok())
         });
@@ -196,7 +241,12 @@ impl Audit {
 pub(crate) fn refuse(shared: &Shared, id: RecordId, source: IpAddr, record: &Refusal<'_>) {
     let admitted = refusals::lock(&shared.limiter).admits(source, Instant::now());
     if admitted && shared.places.take(Place::Refusal, 1) {
-        let payload = encode("refusal", &shared.stamp(Some(id), None), record);
+        let stamp = shared.stamp(Some(id), None);
+        let payload = if shared.subjects.is_some() {
+            encode("refusal", &stamp, &Refusal { peer: coarse(record.peer), ..record.clone() })
+        } else {
+            encode("refusal", &stamp, record)
+        };
         if refusals::lock(&shared.limiter).spend(super::frame::frame_bytes(payload.len())) {
             shared.push(Kind::Refusal, None, payload, Place::Refusal);
             return;
@@ -288,11 +338,12 @@ fn start(
     syncer: Arc<Syncer>,
     committer: Committer,
     writer: Writer,
+    upkeep: Arc<Upkeep>,
     lock: File,
 ) -> Result<Vec<JoinHandle<()>>, AuditError> {
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
     let lock = Arc::new(lock);
-    let held = lock.clone();
+    let (held, kept) = (lock.clone(), lock.clone());
     let syncing = thread("audit-sync").spawn(move || syncer.run(&shared)).map_err(AuditError::Thread)?;
     let signing = thread("audit-tree")
         .spawn(move || {
@@ -306,5 +357,11 @@ fn start(
             drop(lock);
         })
         .map_err(AuditError::Thread)?;
-    Ok(vec![writing, syncing, signing])
+    let keeping = thread("audit-upkeep")
+        .spawn(move || {
+            upkeep.run();
+            drop(kept);
+        })
+        .map_err(AuditError::Thread)?;
+    Ok(vec![writing, syncing, signing, keeping])
 }

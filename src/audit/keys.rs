@@ -21,7 +21,7 @@ const KEY_BYTES: usize = 32;
 /// Tenants whose keys are held; a claim may name tenants, so there is a bound.
 const MAX_TENANTS: usize = 16_384;
 /// How long a held key is used before the file is looked at again.
-const FRESH: Duration = Duration::from_secs(5);
+pub(crate) const FRESH: Duration = Duration::from_secs(5);
 
 /// A key that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,14 @@ pub(crate) enum KeyError {
     /// The file has the wrong size.
     #[error("journal key `{}` has not {KEY_BYTES} bytes", .0.display())]
     Size(PathBuf),
+    /// A key's file cannot be read.
+    #[error("journal key `{}` cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A new key could not be written.
     #[error("journal key `{}` cannot be written", path.display())]
     Write {
@@ -100,6 +108,22 @@ impl Keys {
     /// The same, of bytes that come one after the other.
     pub(crate) fn digester(&self, tenant: &TenantName) -> Result<Digester, KeyError> {
         Ok(Digester(hmac::Context::with_key(&*self.key(tenant)?)))
+    }
+
+    /// A key for another purpose than digests, derived from the tenant's (HMAC-SHA-256 as a pseudorandom function).
+    pub(crate) fn derive(
+        &self,
+        tenant: &TenantName,
+        purpose: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        let key = self.key(tenant)?;
+        let tag = hmac::sign(&key, purpose);
+        tag.as_ref().first_chunk().copied().map(Zeroizing::new).ok_or(KeyError::Random)
+    }
+
+    /// Whether the tenant has a key.
+    pub(crate) fn exists(&self, tenant: &TenantName) -> bool {
+        self.path(tenant).exists()
     }
 
     fn fresh(&self, tenant: &TenantName) -> Option<Arc<hmac::Key>> {

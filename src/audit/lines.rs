@@ -11,6 +11,7 @@ use super::filter::{Decided, Filter};
 use super::reader::{ReadError, Reader, Stored};
 use super::record::Ending;
 use super::segment::Open;
+use super::subjects::Opener;
 use super::view::{RecordView, Text, printable};
 use crate::model::RecordId;
 
@@ -121,6 +122,7 @@ pub struct Lines {
     filter: Filter,
     limit: usize,
     keep: bool,
+    opener: Option<Opener>,
     rows: VecDeque<Row>,
     /// How many rows were taken from the front.
     taken: usize,
@@ -135,7 +137,8 @@ impl Lines {
     #[must_use]
     pub fn new(filter: Filter, limit: usize, keep: bool) -> Self {
         let (waiting, late) = (HashMap::new(), HashMap::new());
-        Self { filter, limit: limit.max(1), keep, rows: VecDeque::new(), taken: 0, waiting, late }
+        let (limit, rows) = (limit.max(1), VecDeque::new());
+        Self { filter, limit, keep, opener: None, rows, taken: 0, waiting, late }
     }
 
     /// From now on lines are to be taken as they come.
@@ -143,8 +146,15 @@ impl Lines {
         self.limit = MAX_FOLLOWED;
     }
 
+    /// Shows what is encrypted under keys of users, as long as those are there.
+    pub fn open_with(&mut self, opener: Opener) {
+        self.opener = Some(opener);
+    }
+
     /// Takes the next record. One that cannot be understood, written by a later version, is passed over.
     pub fn add(&mut self, stored: &Stored<'_>) {
+        let restored = self.opener.as_mut().and_then(|opener| opener.restored(stored.payload));
+        let stored = &Stored { payload: restored.as_deref().unwrap_or(stored.payload), ..*stored };
         let Ok(seen) = RecordView::parse(stored.payload) else { return };
         if seen.kind == "outcome" {
             return self.join(stored, &seen);
@@ -254,6 +264,7 @@ pub fn newest(
             None => Reader::open_back(directory, back)?,
         };
         let mut lines = Lines::new(filter.clone(), limit, keep);
+        lines.open_with(Opener::new(directory));
         while let Some(stored) = reader.read_next()? {
             lines.add(&stored);
         }

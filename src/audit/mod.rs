@@ -8,6 +8,7 @@
 //! is refused. Records hold no payloads, credentials or secrets. Nothing here decides anything.
 
 mod archive;
+pub mod canonical;
 mod committer;
 pub mod crossing;
 mod draft;
@@ -17,10 +18,13 @@ mod faults;
 pub mod filter;
 pub mod formats;
 pub mod frame;
+pub mod holds;
 pub mod index;
 mod journal;
 mod keys;
 pub mod lines;
+mod modes;
+pub mod notes;
 #[cfg(test)]
 mod power;
 mod queue;
@@ -28,13 +32,16 @@ pub mod reader;
 pub mod record;
 mod recovery;
 mod refusals;
+mod retention;
 mod segment;
 pub mod sentence;
 mod settings;
 mod shared;
 pub mod storage;
+pub mod subjects;
 mod syncer;
 pub mod tree;
+mod upkeep;
 pub mod verify;
 pub mod view;
 
@@ -44,7 +51,8 @@ use std::path::PathBuf;
 pub use draft::Draft;
 pub use journal::{Audit, Instance};
 pub use keys::Digester;
-pub use settings::{Settings, SettingsError};
+pub use retention::{Pruned, RetentionError};
+pub use settings::{PersonalData, Retention, Settings, SettingsError};
 pub use shared::{State, Stats};
 pub use tree::{Published, TreeError};
 

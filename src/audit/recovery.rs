@@ -138,7 +138,7 @@ fn check_chain(segments: &[Listed]) -> Result<(), AuditError> {
         let Some(previous) = head.previous else {
             return Err(damaged(after, 0, "it names no segment before it, but there is one"));
         };
-        let length = std::fs::metadata(&before.path).map_err(|source| read_error(before, source))?.len();
+        let length = before.bytes().map_err(|source| read_error(before, source))?;
         if previous.name != before.name() {
             return Err(damaged(after, 0, format!("the segment before it, `{}`, is missing", previous.name)));
         }

@@ -22,7 +22,7 @@ const MAX_CODES: usize = 64;
 const NAMED_SOURCES: usize = 16;
 
 /// The source network: /24 of IPv4 (also when mapped into IPv6), /64 of IPv6.
-fn network(source: IpAddr) -> IpAddr {
+pub(crate) fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4((address.to_bits() & 0xffff_ff00).into()),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),

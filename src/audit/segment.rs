@@ -4,13 +4,17 @@
 //! before; the frames after it list all decisions that were open then, so that a start after a crash finds every
 //! decision without an outcome by reading the last segment alone. Then come records. What follows the last frame
 //! is zeros or the end of the file.
+//!
+//! A segment that is no longer hot is `seg-….log.gz`, the same bytes in gzip. If both are there, a crash came between writing the
+//! one and removing the other, and the plain one is read.
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader, ErrorKind, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Decoded, Frame, FrameError, HEADER_BYTES, Kind};
@@ -77,8 +81,12 @@ pub(crate) fn name(first: u64) -> String {
     format!("seg-{first:020}.log")
 }
 
+/// The ending of compressed segments.
+pub(crate) const COMPRESSED: &str = "gz";
+
 /// The first sequence number in a file name, if it is a segment's.
 pub(crate) fn first_of(name: &str) -> Option<u64> {
+    let name = name.strip_suffix(".gz").unwrap_or(name);
     let digits = name.strip_prefix("seg-")?.strip_suffix(".log")?;
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
@@ -91,9 +99,25 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    /// The file name.
+    /// The file name, without the ending that it has when it is compressed.
     pub(crate) fn name(&self) -> String {
         name(self.first)
+    }
+
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == COMPRESSED)
+    }
+
+    /// Its size in bytes; of a compressed one that before, as gzip notes it (RFC 1952 section 2.3.1, ISIZE).
+    pub(crate) fn bytes(&self) -> io::Result<u64> {
+        let file = File::open(&self.path)?;
+        let length = file.metadata()?.len();
+        if !self.is_compressed() {
+            return Ok(length);
+        }
+        let mut size = [0; 4];
+        file.read_exact_at(&mut size, length.saturating_sub(4))?;
+        Ok(u32::from_le_bytes(size).into())
     }
 }
 
@@ -109,7 +133,8 @@ pub(crate) fn list(directory: &Path) -> io::Result<Vec<Listed>> {
             found.push(Listed { first, path: entry.path() });
         }
     }
-    found.sort_unstable_by_key(|segment| segment.first);
+    found.sort_unstable_by_key(|segment| (segment.first, segment.is_compressed()));
+    found.dedup_by_key(|segment| segment.first);
     Ok(found)
 }
 
@@ -135,10 +160,43 @@ pub(crate) enum Broken {
     Short,
 }
 
+/// Where the bytes come from.
+#[derive(Debug)]
+enum Source {
+    Plain(File),
+    /// Read from front to back; how far that has come.
+    Compressed(Box<MultiGzDecoder<BufReader<File>>>, u64),
+}
+
+impl Source {
+    fn read_at(&mut self, bytes: &mut [u8], place: u64) -> io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read_at(bytes, place),
+            Self::Compressed(_, at) if *at != place => Ok(0),
+            Self::Compressed(decoder, at) => {
+                let count = match decoder.read(bytes) {
+                    // What cannot be unpacked is damage like any other, and is not there.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::UnexpectedEof
+                        ) =>
+                    {
+                        0
+                    }
+                    other => other?,
+                };
+                *at = at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+                Ok(count)
+            }
+        }
+    }
+}
+
 /// Reads frames from a file that may still be growing. Holds at most 256 KiB and one frame.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
-    file: File,
+    source: Source,
     /// Where in the file `buffer` begins.
     base: u64,
     buffer: Vec<u8>,
@@ -148,18 +206,38 @@ pub(crate) struct FrameReader {
 }
 
 impl FrameReader {
-    pub(crate) const fn new(file: File) -> Self {
-        Self { file, base: 0, buffer: Vec::new(), last: 0, used: 0 }
+    const fn new(source: Source) -> Self {
+        Self { source, base: 0, buffer: Vec::new(), last: 0, used: 0 }
     }
 
+    /// Opens a segment, compressed or not; also one that is being compressed meanwhile.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        File::open(path).map(Self::new)
+        let unpacked = |path: &Path| {
+            let decoder = MultiGzDecoder::new(BufReader::new(File::open(path)?));
+            Ok(Self::new(Source::Compressed(Box::new(decoder), 0)))
+        };
+        if path.extension().is_some_and(|extension| extension == COMPRESSED) {
+            return unpacked(path);
+        }
+        match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let mut packed = path.as_os_str().to_owned();
+                packed.push(".gz");
+                unpacked(Path::new(&packed)).map_err(|_| error)
+            }
+            other => other.map(|file| Self::new(Source::Plain(file))),
+        }
     }
 
     /// Begins at an offset, which must be that of a frame.
     pub(crate) fn open_at(path: &Path, offset: u64) -> io::Result<Self> {
-        let reader = Self::open(path)?;
-        Ok(Self { base: offset, ..reader })
+        let mut reader = Self::open(path)?;
+        if let Source::Compressed(decoder, at) = &mut reader.source {
+            // From front to back is the only way.
+            *at = io::copy(&mut decoder.take(offset), &mut io::sink())?;
+        }
+        reader.base = offset;
+        Ok(reader)
     }
 
     /// Where the frame begins that `next` gave last.
@@ -219,10 +297,10 @@ impl FrameReader {
         self.buffer.resize(needed.max(READ_BYTES), 0);
         while length < needed {
             let place = self.base.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
-            match self.file.read_at(self.buffer.get_mut(length..).unwrap_or_default(), place) {
+            match self.source.read_at(self.buffer.get_mut(length..).unwrap_or_default(), place) {
                 Ok(0) => break,
                 Ok(count) => length = length.saturating_add(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::ByteSize;
+use crate::model::{ByteSize, Duration};
 
 /// Smallest segment: it must hold its own list of open decisions and some records.
 const MIN_SEGMENT: u64 = 1 << 20;
@@ -14,6 +14,8 @@ const MAX_SEGMENT: u64 = 256 << 20;
 const MIN_QUEUE: usize = 64;
 /// Bytes that one open decision takes in the list at the head of a segment.
 const OPEN_ENTRY_BYTES: u64 = 48;
+/// Seconds of a day.
+const DAY: u64 = 86_400;
 
 /// `[audit]`: where and how the journal is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -34,6 +36,39 @@ pub struct Settings {
     /// The key that signed until now, when `signing_key` is changed: it signs the change too. Absent: the key
     /// stays what it was.
     pub previous_signing_key: Option<PathBuf>,
+    /// Whether what identifies a user (id, credential, address, user agent) stands in decisions in the clear, or encrypted under a key
+    /// of that user, which `tidegate audit erase` destroys. Addresses of refusals are then cut to their network.
+    pub personal: PersonalData,
+    /// How long records are kept.
+    pub retention: Retention,
+}
+
+/// How records hold what identifies a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PersonalData {
+    /// In the clear.
+    #[default]
+    Clear,
+    /// Under a key of the user.
+    Erasable,
+}
+
+/// `[audit.retention]`: how long records are kept. The tree's hashes and checkpoints are kept for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// How long segments stay as they were written. Older ones are compressed. At least `1d`.
+    pub hot: Duration,
+    /// How long records are kept; older segments are deleted, unless a legal hold or an export that has not caught up keeps them. At
+    /// least `hot`.
+    pub keep: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { hot: Duration::secs(90 * DAY), keep: Duration::secs(400 * DAY) }
+    }
 }
 
 /// A domain as it stands at the front of a log's name.
@@ -81,6 +116,8 @@ impl Default for Settings {
             domain: LogDomain::default(),
             signing_key: None,
             previous_signing_key: None,
+            personal: PersonalData::default(),
+            retention: Retention::default(),
         }
     }
 }
@@ -104,6 +141,17 @@ pub enum SettingsError {
         /// The most places for that size.
         most: u64,
     },
+    /// Records would be compressed or deleted the day that they are written.
+    #[error("`{0}` is too short")]
+    Hot(Duration),
+    /// Records would be deleted before they are compressed.
+    #[error("`{keep}` is shorter than `hot`, which is `{hot}`")]
+    Keep {
+        /// How long segments stay as they were written.
+        hot: Duration,
+        /// How long they are kept.
+        keep: Duration,
+    },
 }
 
 impl Settings {
@@ -122,6 +170,13 @@ impl Settings {
         } else if whole && u64::try_from(self.queue).is_ok_and(|queue| queue > most) {
             let (queue, segment_size) = (self.queue, self.segment_size);
             wrong.push(("queue", SettingsError::QueueForSegment { queue, segment_size, most }));
+        }
+        let Retention { hot, keep } = self.retention;
+        if hot < Duration::secs(DAY) {
+            wrong.push(("retention.hot", SettingsError::Hot(hot)));
+        }
+        if keep < hot {
+            wrong.push(("retention.keep", SettingsError::Keep { hot, keep }));
         }
         wrong
     }
@@ -142,6 +197,8 @@ impl SettingsError {
         match self {
             Self::SegmentSize(_) => "use `1MiB` to `256MiB`".to_owned(),
             Self::Queue(_) => format!("use at least {MIN_QUEUE}"),
+            Self::Hot(_) => "use at least `1d`".to_owned(),
+            Self::Keep { hot, .. } => format!("use at least `{hot}`, or a shorter `hot`"),
             Self::QueueForSegment { most, .. } => format!("use at most {most}, or larger segments"),
         }
     }

@@ -14,6 +14,7 @@ use super::queue::{Ack, Entry, Place, Places, Queue};
 use super::record::{Event, Stamp};
 use super::refusals::Limiter;
 use super::segment::Open;
+use super::subjects::Subjects;
 use super::tree::Published;
 use super::{Instance, Unavailable};
 use crate::model::{Clock, RecordId};
@@ -117,12 +118,20 @@ pub(crate) struct Shared {
     pub(crate) places: Places,
     pub(crate) counters: Counters,
     pub(crate) limiter: Mutex<Limiter>,
+    /// The keys of users, if what identifies them is encrypted.
+    pub(crate) subjects: Option<Arc<Subjects>>,
     state: AtomicU8,
     published: Mutex<Option<Published>>,
 }
 
 impl Shared {
-    pub(crate) fn new(instance: Instance, clock: Arc<dyn Clock>, places: usize, limiter: Limiter) -> Self {
+    pub(crate) fn new(
+        instance: Instance,
+        clock: Arc<dyn Clock>,
+        places: usize,
+        limiter: Limiter,
+        subjects: Option<Arc<Subjects>>,
+    ) -> Self {
         Self {
             instance,
             boot: RecordId::new(),
@@ -131,6 +140,7 @@ impl Shared {
             places: Places::new(places),
             counters: Counters::default(),
             limiter: Mutex::new(limiter),
+            subjects,
             state: AtomicU8::new(State::Ok.byte()),
             published: Mutex::new(None),
         }
@@ -221,6 +231,27 @@ impl Shared {
     pub(crate) fn own_event(&self, event: &Event<'_>) -> Entry {
         let payload = encode("event", &self.stamp(None, None), event);
         Entry { kind: Kind::Event, key: None, payload, place: Place::Own, ack: None }
+    }
+
+    /// Records an event and blocks until it is on the disk.
+    ///
+    /// # Errors
+    /// It is not surely recorded.
+    pub(crate) fn record(&self, event: &impl Serialize) -> Result<(), &'static str> {
+        if self.state() != State::Ok {
+            return Err("the journal takes no records now");
+        }
+        if !self.places.take(Place::Event, 1) {
+            return Err("too many events wait to be written");
+        }
+        let (sender, receiver) = oneshot::channel();
+        let payload = encode("event", &self.stamp(None, None), event);
+        let ack = Some(Ack { durable: true, sender });
+        self.send(Entry { kind: Kind::Event, key: None, payload, place: Place::Event, ack });
+        match receiver.blocking_recv() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err("the journal takes no records now"),
+        }
     }
 
     /// Notes the newest checkpoint.

@@ -182,13 +182,19 @@ pub(crate) mod tests {
         pub(crate) sync_error: AtomicBool,
         /// Writing takes at most 7 bytes at a time.
         pub(crate) short: AtomicBool,
+        /// Removing says EIO after so many files more.
+        pub(crate) kept_after: AtomicU64,
         /// How often a file was synced.
         pub(crate) syncs: AtomicU64,
     }
 
     impl Faulty {
         pub(crate) fn new(directory: &std::path::Path) -> (Arc<Self>, Arc<Faults>) {
-            let faults = Arc::new(Faults { room: AtomicU64::new(u64::MAX), ..Faults::default() });
+            let faults = Arc::new(Faults {
+                room: AtomicU64::new(u64::MAX),
+                kept_after: AtomicU64::new(u64::MAX),
+                ..Faults::default()
+            });
             (Arc::new(Self { files: Files::new(directory.to_owned()), faults: faults.clone() }), faults)
         }
 
@@ -213,6 +219,11 @@ pub(crate) mod tests {
             self.files.open(name).map(|file| self.wrap(file))
         }
         fn remove(&self, name: &str) -> io::Result<()> {
+            let left = self.faults.kept_after.load(Ordering::SeqCst);
+            if left == 0 {
+                return Err(eio());
+            }
+            self.faults.kept_after.store(left.saturating_sub(u64::from(left != u64::MAX)), Ordering::SeqCst);
             self.files.remove(name)
         }
         fn sync_directory(&self) -> io::Result<()> {

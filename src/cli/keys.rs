@@ -8,16 +8,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::{Answer, Output};
+use crate::audit::notes;
+use crate::audit::record::Event;
 use crate::config::{self, Config};
 use crate::model::{Clock as _, RecipientName, SystemClock, TenantName};
-use crate::protect::keys::{Direction, KeyFile, KeyName, KeyState, Keys, Limits, Scope};
+use crate::protect::keys::{Direction, KeyFile, KeyName, KeyState, Keys, Limits, Scope, make_root_files};
 
 /// Make, list, rotate and retire the keys that payloads are sealed with
 #[derive(Debug, Args)]
@@ -151,24 +151,10 @@ async fn init(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
     if tenants.is_empty() {
         bail!("the configuration names no tenant (they come from a claim): say --tenant NAME");
     }
-    make_roots(&config)?;
-    let mut there = keys.store().list()?;
-    there.retain(|(_, file)| file.state == KeyState::Active);
-    let there: BTreeSet<Scope> = there.into_iter().map(|(name, _)| name.scope).collect();
-    let mut made = Vec::new();
-    for (recipient, settings) in &config.file.recipients {
-        if settings.root.is_none() {
-            continue;
-        }
-        for tenant in &tenants {
-            for direction in Direction::ALL {
-                let scope = Scope { tenant: tenant.clone(), recipient: recipient.clone(), direction };
-                if select.wants(&scope) && !there.contains(&scope) {
-                    made.push(keys.make(&scope).await?);
-                }
-            }
-        }
+    if let Some(settings) = &config.file.keys {
+        make_root_files(settings)?;
     }
+    let made = keys.make_missing(&tenants, |scope| select.wants(scope)).await?;
     print_names(select, "made", &made, keys.store().directory(), out)?;
     Ok(Answer::Yes)
 }
@@ -181,27 +167,6 @@ fn tenants(config: &Config, chosen: Option<&TenantName>) -> BTreeSet<TenantName>
     let identity = &config.file.identity;
     let issuers = identity.issuers.iter().filter_map(|issuer| issuer.tenant.clone());
     issuers.chain(identity.mtls.trust_domains.iter().map(|domain| domain.tenant.clone())).collect()
-}
-
-/// Root keys in files that are not there yet.
-fn make_roots(config: &Config) -> anyhow::Result<()> {
-    let roots = config.file.keys.iter().flat_map(|keys| keys.roots.values());
-    for path in roots.filter_map(|root| root.file.as_ref()) {
-        let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot make root key `{}`", path.display()));
-            }
-        };
-        let mut key = zeroize::Zeroizing::new([0; 32]);
-        aws_lc_rs::rand::fill(&mut *key).ok().context("the system's random source failed")?;
-        let text = zeroize::Zeroizing::new(STANDARD.encode(*key));
-        file.write_all(text.as_bytes())
-            .and_then(|()| file.sync_all())
-            .with_context(|| format!("cannot write root key `{}`", path.display()))?;
-    }
-    Ok(())
 }
 
 fn list(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
@@ -242,18 +207,36 @@ fn list(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
 }
 
 async fn rotate(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
-    let (_, keys) = load(&select.config)?;
+    let (config, keys) = load(&select.config)?;
     let scopes: BTreeSet<Scope> = keys.store().list()?.into_iter().map(|(name, _)| name.scope).collect();
     let mut made = Vec::new();
     for scope in scopes.iter().filter(|scope| select.wants(scope) && keys.knows(&scope.recipient)) {
         made.push(keys.make(scope).await?);
     }
     print_names(select, "made", &made, keys.store().directory(), out)?;
+    tell(&config, "rotate", &made);
     Ok(if made.is_empty() { Answer::No } else { Answer::Yes })
 }
 
+/// Leaves a note of changed keys to the journal, if there is one; the gateway records it.
+fn tell(config: &Config, change: &str, names: &[KeyName]) {
+    let journal = &config.file.audit.directory;
+    for name in names.iter().filter(|_| journal.exists()) {
+        let event = Event::SealingKey {
+            change: change.into(),
+            key: name.to_string().into(),
+            actor: notes::actor().into(),
+            at: jiff::Timestamp::now(),
+        };
+        if let Err(error) = notes::leave(journal, &event) {
+            let _ = writeln!(std::io::stderr(), "tidegate: this is not recorded in the journal: {error}");
+            return;
+        }
+    }
+}
+
 async fn rewrap(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
-    let (_, keys) = load(&select.config)?;
+    let (config, keys) = load(&select.config)?;
     let mut done = Vec::new();
     for (name, file) in keys.store().list()? {
         if file.state != KeyState::Destroyed && select.wants(&name.scope) && keys.knows(&name.scope.recipient)
@@ -263,11 +246,12 @@ async fn rewrap(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> 
         }
     }
     print_names(select, "wrapped anew", &done, keys.store().directory(), out)?;
+    tell(&config, "rewrap", &done);
     Ok(if done.is_empty() { Answer::No } else { Answer::Yes })
 }
 
 fn retire(args: &Retire, out: &mut dyn Write) -> anyhow::Result<Answer> {
-    let (_, keys) = load(&args.select.config)?;
+    let (config, keys) = load(&args.select.config)?;
     let store = keys.store();
     let lock = store.lock()?;
     let mut done = Vec::new();
@@ -288,6 +272,7 @@ fn retire(args: &Retire, out: &mut dyn Write) -> anyhow::Result<Answer> {
     }
     let verb = if args.destroy { "destroyed" } else { "retired" };
     print_names(&args.select, verb, &done, store.directory(), out)?;
+    tell(&config, if args.destroy { "destroy" } else { "retire" }, &done);
     Ok(if done.is_empty() { Answer::No } else { Answer::Yes })
 }
 

@@ -16,6 +16,7 @@ mod check;
 mod demo;
 mod keys;
 mod memory;
+mod policy;
 mod seal;
 mod serve;
 
@@ -43,6 +44,7 @@ Examples:
   tidegate demo                             see it work: a guided tour, nothing to set up
   tidegate certs init certs                 certificates for a first start
   tidegate check --config tidegate.toml     all problems of all files
+  tidegate policy test policies             the tests beside the policies
   tidegate serve --config tidegate.toml     run the gateway
   tidegate audit query --journal journal --decision deny --from 24h
 
@@ -60,6 +62,9 @@ enum Command {
     /// Read the audit journal, and check that it is what was written
     #[command(subcommand, disable_help_subcommand = true)]
     Audit(Audit),
+    /// Write, check and test policies
+    #[command(subcommand, disable_help_subcommand = true)]
+    Policy(policy::Policy),
     Seal(seal::SealArgs),
     Open(seal::OpenArgs),
     Keys(keys::KeysArgs),
@@ -74,6 +79,9 @@ enum Audit {
     Explain(audit::explain::ExplainArgs),
     Verify(audit::verify::VerifyArgs),
     Proof(audit::verify::ProofArgs),
+    Erase(audit::erase::EraseArgs),
+    #[command(subcommand)]
+    Hold(audit::erase::HoldArgs),
 }
 
 fn show(command: &Audit) -> anyhow::Result<Answer> {
@@ -83,6 +91,8 @@ fn show(command: &Audit) -> anyhow::Result<Answer> {
         Audit::Explain(args) => audit::explain::run(args),
         Audit::Verify(args) => audit::verify::run(args),
         Audit::Proof(args) => audit::verify::proof(args),
+        Audit::Erase(args) => audit::erase::erase(args, &mut std::io::stdout().lock()),
+        Audit::Hold(args) => audit::erase::hold(args, &mut std::io::stdout().lock()),
     }
 }
 
@@ -126,6 +136,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Audit(command) => show(&command),
+        Command::Policy(command) => policy::run(&command),
         Command::Seal(args) => seal::seal(&args),
         Command::Open(args) => seal::open(&args),
         Command::Keys(args) => keys::run(&args, &mut std::io::stdout()),

@@ -18,8 +18,20 @@ pub(crate) struct Dataset {
     /// The jurisdictions that may hold it.
     pub(crate) residency: &'static [&'static str],
     object: &'static str,
-    text: &'static str,
+    /// What its object holds.
+    pub(crate) text: &'static str,
 }
+
+/// The one whose objects leave only sealed.
+pub(crate) const PATIENTS: Dataset = Dataset {
+    id: "patients",
+    bucket: "clinical",
+    prefix: "patients/",
+    level: "restricted",
+    residency: &["EU"],
+    object: "register.csv",
+    text: "patient,name,born,diagnosis\n1,Invented Person,1970-01-01,none\n2,Nobody Real,1980-02-02,none\n",
+};
 
 /// All of them.
 pub(crate) const DATASETS: [Dataset; 3] = [
@@ -42,15 +54,7 @@ pub(crate) const DATASETS: [Dataset; 3] = [
         object: "2031.csv",
         text: "trial,arm,participants,responders\nT-01,verum,120,71\nT-01,placebo,118,40\nT-02,verum,64,22\n",
     },
-    Dataset {
-        id: "patients",
-        bucket: "clinical",
-        prefix: "patients/",
-        level: "restricted",
-        residency: &["EU"],
-        object: "register.csv",
-        text: "patient,name,born,diagnosis\n1,Invented Person,1970-01-01,none\n2,Nobody Real,1980-02-02,none\n",
-    },
+    PATIENTS,
 ];
 
 impl Dataset {

@@ -16,8 +16,11 @@ use super::signature::SigningKey;
 /// The workload that the demo's client certificate names.
 pub(crate) const TRAINER: &str = "spiffe://tidegate.demo/job/trainer";
 
+/// The workload that opens what it reads.
+pub(crate) const SCANNER: &str = "spiffe://tidegate.demo/job/scanner";
+
 /// The directories that a run needs.
-const DIRECTORIES: [&str; 6] = ["policies", "certs", "keys", "tokens", "journal", "store"];
+pub(crate) const DIRECTORIES: [&str; 6] = ["policies", "certs", "keys", "tokens", "journal", "store"];
 
 /// The addresses that the configuration names.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +37,8 @@ pub(crate) struct Addresses {
     pub(crate) lake: SocketAddr,
     /// The double of service `status`.
     pub(crate) status: SocketAddr,
+    /// The wiretap before the gateway of cluster `haven`.
+    pub(crate) haven: SocketAddr,
 }
 
 /// The directory.
@@ -45,8 +50,8 @@ impl Files {
     ///
     /// # Errors
     /// One of them cannot be made.
-    pub(crate) fn create(dir: &Path) -> io::Result<Self> {
-        for name in DIRECTORIES {
+    pub(crate) fn create(dir: &Path, names: &[&str]) -> io::Result<Self> {
+        for name in names {
             fs::create_dir_all(dir.join(name))?;
         }
         Ok(Self(dir.to_owned()))
@@ -62,19 +67,19 @@ impl Files {
     /// # Errors
     /// It cannot be written.
     pub(crate) fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        self.replace(name, text, 0o644)
+        self.replace(name, text.as_bytes(), 0o644)
     }
 
     /// Writes a file that only its owner may read.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(crate) fn write_secret(&self, name: &str, text: &str) -> io::Result<()> {
-        self.replace(name, text, 0o600)
+    pub(crate) fn write_secret(&self, name: &str, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.replace(name, bytes.as_ref(), 0o600)
     }
 
     /// Written beside and renamed: no reader sees half a file, and the mode is right from the first byte.
-    fn replace(&self, name: &str, text: &str, mode: u32) -> io::Result<()> {
+    fn replace(&self, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
         let (file, beside) = (self.at(name), self.at(&format!("{name}.tmp~")));
         if let Err(error) = fs::remove_file(&beside)
             && error.kind() != io::ErrorKind::NotFound
@@ -82,14 +87,14 @@ impl Files {
             return Err(error);
         }
         let mut new = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        new.write_all(text.as_bytes())?;
+        new.write_all(bytes)?;
         fs::rename(beside, file)
     }
 }
 
 /// The text of `tidegate.toml`; its paths are relative to the file.
 pub(crate) fn config(addresses: &Addresses, store: &SigningKey) -> String {
-    let Addresses { data, admin, eu, us, lake, status } = addresses;
+    let Addresses { data, admin, eu, us, lake, status, haven } = addresses;
     let mut text = format!(
         r#"# Written by `tidegate demo` at each start: copy it before you change it.
 # `tidegate serve --config` accepts it; the clusters, the store and the service answer only while the demo runs.
@@ -126,6 +131,12 @@ id = "{TRAINER}"
 teams = ["research"]
 cluster = "eu"
 
+# On the cluster `haven`: what it reads of restricted data is sealed for a key of its own.
+[[identity.mtls.trust_domains.workloads]]
+id = "{SCANNER}"
+cluster = "haven"
+can_open = "scanner"
+
 [policy]
 directory = "policies"
 
@@ -141,6 +152,13 @@ credential_file = "keys/cluster-eu.key"
 endpoints = ["http://{us}"]
 models = ["tide-small", "tide-embed"]
 credential_file = "keys/cluster-us.key"
+
+# Behind a gateway of its own, far/tidegate.toml, which opens what is sealed for it.
+[clusters.haven]
+endpoints = ["http://{haven}"]
+models = ["tide-small"]
+can_open = "haven"
+http2 = "never"
 
 [services.status]
 endpoints = ["http://{status}"]
@@ -166,9 +184,28 @@ residency = {:?}
             dataset.id, dataset.bucket, dataset.prefix, dataset.level, dataset.residency
         ));
     }
+    text.push_str(SEALING);
     text.push_str(ROUTES);
     text
 }
+
+/// Who opens what is sealed. Each recipient has a root key of its own, so that neither opens what is for the other.
+const SEALING: &str = r#"
+[keys]
+directory = "keys/branch"
+
+[keys.roots.haven]
+file = "keys/haven.root"
+
+[keys.roots.scanner]
+file = "keys/scanner.root"
+
+[recipients.haven]
+root = "haven"
+
+[recipients.scanner]
+root = "scanner"
+"#;
 
 /// A level and a residency are floors: a caller can only raise the one and narrow the other.
 const ROUTES: &str = r#"
@@ -201,6 +238,13 @@ level = "confidential"
 residency = ["EU"]
 
 [[routes]]
+name = "chat-restricted"
+path = "/restricted/v1/chat/completions"
+infer = { clusters = ["eu", "haven"] }
+level = "restricted"
+residency = ["EU"]
+
+[[routes]]
 name = "lake"
 path = "/lake/*"
 store = "lake"
@@ -224,7 +268,7 @@ mod tests {
     fn secrets_are_closed_and_a_second_run_replaces_them() {
         let dir = tempfile::tempdir().unwrap();
         for text in ["one", "two"] {
-            let files = Files::create(dir.path()).unwrap();
+            let files = Files::create(dir.path(), &DIRECTORIES).unwrap();
             files.write_secret("keys/x", text).unwrap();
             assert_eq!(fs::read_to_string(files.at("keys/x")).unwrap(), text);
             assert_eq!(fs::metadata(files.at("keys/x")).unwrap().permissions().mode() & 0o777, 0o600);
@@ -234,9 +278,10 @@ mod tests {
     #[test]
     fn the_configuration_parses_as_one_of_the_gateway() {
         let any: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let addresses = Addresses { data: any, admin: any, eu: any, us: any, lake: any, status: any };
+        let addresses =
+            Addresses { data: any, admin: any, eu: any, us: any, lake: any, status: any, haven: any };
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::create(dir.path()).unwrap();
+        let files = Files::create(dir.path(), &DIRECTORIES).unwrap();
         files.write("tidegate.toml", &config(&addresses, &crate::demo::signature::tests::key())).unwrap();
         crate::config::load(&files.at("tidegate.toml")).unwrap();
     }
@@ -244,12 +289,13 @@ mod tests {
     #[test]
     fn the_configuration_is_toml_and_names_every_dataset() {
         let any: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let addresses = Addresses { data: any, admin: any, eu: any, us: any, lake: any, status: any };
+        let addresses =
+            Addresses { data: any, admin: any, eu: any, us: any, lake: any, status: any, haven: any };
         let text = config(&addresses, &crate::demo::signature::tests::key());
         let value: toml::Table = text.parse().unwrap();
         let datasets = value["stores"]["lake"]["datasets"].as_array().unwrap();
         let ids: Vec<&str> = datasets.iter().map(|dataset| dataset["id"].as_str().unwrap()).collect();
         assert_eq!(ids, ["handbook", "trials", "patients"]);
-        assert_eq!(value["routes"].as_array().unwrap().len(), 6);
+        assert_eq!(value["routes"].as_array().unwrap().len(), 7);
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::files::{Addresses, Files};
+use crate::audit::verify::Report;
 
 /// The policy that the reader is asked to loosen.
 const POLICY: &str = "marketing-models";
@@ -59,6 +60,12 @@ Ask with Python (pip install openai):
   curl --cacert {ca} --cert {cert} --key {key} \
     https://localhost:{port}/lake/clinical/trials/2031.csv
 
+Read restricted data as the scan job, sealed, and open it with the job's key (docs/sealing.md opens it in five lines of Python):
+
+  curl --cacert {ca} --cert {scanner_cert} --key {scanner_key} \
+    https://localhost:{port}/lake/clinical/patients/register.csv |
+    tidegate open --config {config} --tenant demo --recipient scanner --direction answer - -o -
+
 See a decision change while the gateway runs. Marketing may not send confidential prompts:
 
   curl --cacert {ca} \
@@ -69,6 +76,9 @@ See a decision change while the gateway runs. Marketing may not send confidentia
         ca = quoted("certs/ca.pem"),
         cert = quoted("certs/trainer.pem"),
         key = quoted("keys/trainer.key"),
+        scanner_cert = quoted("certs/scanner.pem"),
+        scanner_key = quoted("keys/scanner.key"),
+        config = quoted("tidegate.toml"),
         marketing = quoted("tokens/marketing.jwt"),
     )?;
     match find_line(&files.at("policies")) {
@@ -87,20 +97,37 @@ See a decision change while the gateway runs. Marketing may not send confidentia
     writeln!(
         out,
         r#"
+Test the policies, and see why a case is decided as it is:
+
+  tidegate policy test {policies}
+  tidegate policy explain --policies {policies} --case 'marketing, confidential'
+
 See what crossed and why:
 
   tidegate audit query --journal {journal}
 
-Check that every record is the one that was signed:
-
-  tidegate audit verify --journal {journal} --vkey {vkey}
-
 Ctrl-C ends it. {dir} stays and is used again by the next run: edited policies and the
 journal are kept; certificates, keys and tokens are made anew."#,
+        policies = quoted("policies"),
         journal = quoted("journal"),
-        vkey = quoted("journal/tree/vkey"),
         dir = quoted(""),
     )
+}
+
+/// Prints what the check of the journal found, and how to do it again.
+///
+/// # Errors
+/// The output cannot be written.
+pub(crate) fn evidence(out: &mut dyn Write, files: &Files, report: &Report) -> io::Result<()> {
+    let (journal, vkey) = (quote(&files.at("journal")), quote(&files.at("journal/tree/vkey")));
+    match report.problems.first() {
+        None if report.unsigned == 0 => {
+            writeln!(out, "\n✓ journal: each of its {} records is the one that was signed", report.records)?
+        }
+        None => writeln!(out, "\n✗ journal: {} records are not signed yet", report.unsigned)?,
+        Some(problem) => writeln!(out, "\n✗ journal: {}", problem.what)?,
+    }
+    writeln!(out, "  tidegate audit verify --journal {journal} --vkey {vkey}")
 }
 
 /// The file and line (from 1) in which the policy says what to change.
@@ -141,12 +168,13 @@ mod tests {
     #[test]
     fn it_names_files_that_are_there_and_the_line_to_change() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::create(&dir.path().join("a demo's")).unwrap();
+        let files = Files::create(&dir.path().join("a demo's"), &crate::demo::files::DIRECTORIES).unwrap();
         let policy = "@id(\"other\")\npermit when { context.data.level <= 1 };\n\n\
                       @id(\"marketing-models\")\npermit (..)\nwhen { context.data.level <= 1 };\n";
         fs::write(files.at("policies/20-inference.cedar"), policy).unwrap();
         let any = "127.0.0.1:8443".parse().unwrap();
-        let addresses = Addresses { data: any, admin: any, eu: any, us: any, lake: any, status: any };
+        let addresses =
+            Addresses { data: any, admin: any, eu: any, us: any, lake: any, status: any, haven: any };
         let mut out = Vec::new();
         write(&mut out, &files, &addresses).unwrap();
         let text = String::from_utf8(out).unwrap();

@@ -6,15 +6,18 @@
 mod cluster;
 mod datasets;
 mod double;
+mod far;
 mod files;
 mod guide;
 mod issuer;
+mod job;
 mod setup;
 mod signature;
 mod steps;
 mod store;
 mod table;
 mod tour;
+mod wiretap;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -23,6 +26,8 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use table::Format;
+
+use crate::audit::verify::Report;
 
 /// What the user wants of the demo.
 #[derive(Debug, Clone)]
@@ -51,7 +56,10 @@ pub async fn run(options: &Options, out: &mut dyn Write, notes: &mut dyn Write) 
         _ = terminate.recv() => None,
     };
     let as_expected = match toured {
-        Some(Ok(rows)) => show(options, &world, &rows, out, notes),
+        Some(Ok(rows)) => {
+            let evidence = world.verified().await;
+            evidence.and_then(|evidence| show(options, &world, &rows, &evidence, out, notes))
+        }
         Some(Err(error)) => Err(error),
         None => {
             world.end().await;
@@ -72,11 +80,17 @@ fn show(
     options: &Options,
     world: &setup::World,
     rows: &[tour::Row],
+    evidence: &Report,
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> anyhow::Result<bool> {
     table::write(out, rows, options.format)?;
-    let as_expected = rows.iter().all(|row| row.problems.is_empty());
+    let proved = evidence.is_good() && evidence.unsigned == 0;
+    match options.format {
+        Format::Table { .. } => guide::evidence(out, world.files(), evidence)?,
+        Format::Json => guide::evidence(notes, world.files(), evidence)?,
+    }
+    let as_expected = proved && rows.iter().all(|row| row.problems.is_empty());
     if !as_expected && world.policies_edited() {
         writeln!(
             notes,

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::datasets;
+
 /// One request of the tour.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step {
@@ -28,8 +30,8 @@ pub(crate) struct Step {
 pub(crate) enum Proof {
     /// A bearer token, by the name of its file in `tokens/`.
     Token(&'static str),
-    /// The client certificate of the training job.
-    Certificate,
+    /// A client certificate, by its name in `certs/`.
+    Certificate(&'static str),
     /// Not at all.
     Nothing,
 }
@@ -76,6 +78,19 @@ pub(crate) struct Expect {
     pub(crate) arrives: Option<&'static str>,
     /// The effective level that the journal must show, where the step is about it.
     pub(crate) level: Option<&'static str>,
+    /// Whether what is sensitive leaves sealed, and who opens it.
+    pub(crate) sealed: Sealed,
+}
+
+/// How a payload leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sealed {
+    /// As it is.
+    No,
+    /// Prompt and answer, for the gateway before the cluster: whoever ends TLS between must not find a phrase of them.
+    ForPeer,
+    /// The answer, for the job that asked: it must open to this.
+    ForJob(&'static str),
 }
 
 /// What became of a request, in the words of the table.
@@ -101,19 +116,36 @@ impl Decision {
 }
 
 const fn allowed(policy: &'static str, double: &'static str) -> Expect {
-    Expect { status: 200, decision: Decision::Allowed, reason: policy, arrives: Some(double), level: None }
+    Expect {
+        status: 200,
+        decision: Decision::Allowed,
+        reason: policy,
+        arrives: Some(double),
+        level: None,
+        sealed: Sealed::No,
+    }
 }
 
 const fn denied(reason: &'static str) -> Expect {
-    Expect { status: 403, decision: Decision::Denied, reason, arrives: None, level: None }
+    Expect { status: 403, decision: Decision::Denied, reason, arrives: None, level: None, sealed: Sealed::No }
 }
 
 const fn refused(status: u16, code: &'static str) -> Expect {
-    Expect { status, decision: Decision::Refused, reason: code, arrives: None, level: None }
+    Expect {
+        status,
+        decision: Decision::Refused,
+        reason: code,
+        arrives: None,
+        level: None,
+        sealed: Sealed::No,
+    }
 }
 
 const CHAT: &str = "/v1/chat/completions";
+const RESTRICTED: &str = "/restricted/v1/chat/completions";
 const CONFIDENTIAL: &str = "/confidential/v1/chat/completions";
+const REGISTER: &str = "/lake/clinical/patients/register.csv";
+const SECRET: &str = "Invented Person has had chest pain since Tuesday. What should be looked at first?";
 const PLAIN: Payload = Payload::Chat { model: "tide-small", prompt: "When is high tide?", stream: false };
 
 /// A chat from which the steps below differ in one or two members.
@@ -131,14 +163,14 @@ const BASE: Step = Step {
 /// The training job reads an object.
 const READ: Step = Step {
     who: "trainer (GPU job on eu)",
-    proof: Proof::Certificate,
+    proof: Proof::Certificate("trainer"),
     method: "GET",
     payload: Payload::Nothing,
     ..BASE
 };
 
 /// What is let through.
-const LET_THROUGH: [Step; 9] = [
+const LET_THROUGH: [Step; 11] = [
     BASE,
     Step {
         what: "chat, streamed",
@@ -173,6 +205,20 @@ const LET_THROUGH: [Step; 9] = [
         ..BASE
     },
     Step {
+        who: "cleo (clinical)",
+        what: "restricted chat, for care, sealed",
+        proof: Proof::Token("clinical"),
+        path: RESTRICTED,
+        headers: &[("tidegate-purpose", "care")],
+        payload: Payload::Chat { model: "tide-small", prompt: SECRET, stream: false },
+        expect: Expect {
+            level: Some("restricted"),
+            sealed: Sealed::ForPeer,
+            ..allowed("clinical-restricted-sealed", "haven")
+        },
+        ..BASE
+    },
+    Step {
         what: "read the handbook (public)",
         path: "/lake/commons/handbook/handbook.md",
         expect: allowed("handbook-for-all", "lake"),
@@ -183,6 +229,17 @@ const LET_THROUGH: [Step; 9] = [
         path: "/lake/clinical/trials/2031.csv",
         headers: &[("range", "bytes=0-15")],
         expect: Expect { status: 206, ..allowed("trainer-reads-trials", "lake") },
+        ..READ
+    },
+    Step {
+        who: "scanner (GPU job on haven)",
+        what: "read the patients (restricted), sealed",
+        proof: Proof::Certificate("scanner"),
+        path: REGISTER,
+        expect: Expect {
+            sealed: Sealed::ForJob(datasets::PATIENTS.text),
+            ..allowed("scanner-reads-patients-sealed", "lake")
+        },
         ..READ
     },
     Step {
@@ -198,7 +255,7 @@ const LET_THROUGH: [Step; 9] = [
 ];
 
 /// What is not.
-const HELD_BACK: [Step; 11] = [
+const HELD_BACK: [Step; 12] = [
     Step {
         who: "mia (marketing)",
         what: "confidential chat by the wrong team",
@@ -231,8 +288,18 @@ const HELD_BACK: [Step; 11] = [
         ..BASE
     },
     Step {
+        who: "cleo (clinical)",
+        what: "restricted chat, to a cluster without the key",
+        proof: Proof::Token("clinical"),
+        path: CONFIDENTIAL,
+        headers: &[("tidegate-label", "restricted"), ("tidegate-purpose", "care")],
+        payload: Payload::Chat { model: "tide-small", prompt: SECRET, stream: false },
+        expect: Expect { level: Some("restricted"), ..denied("restricted-only-sealed") },
+        ..BASE
+    },
+    Step {
         what: "read the patients (restricted)",
-        path: "/lake/clinical/patients/register.csv",
+        path: REGISTER,
         expect: denied("restricted-only-sealed"),
         ..READ
     },

@@ -37,7 +37,11 @@ pub(crate) fn write(out: &mut dyn Write, rows: &[Row], format: Format) -> io::Re
             for row in rows.iter().filter(|row| !row.problems.is_empty()) {
                 writeln!(out, "✗ {}, {}: {}", row.who, row.what, row.problems.join("; "))?;
             }
-            summary(out, rows)
+            summary(out, rows)?;
+            for (row, wire) in rows.iter().filter_map(|row| Some((row, row.wire.as_ref()?))) {
+                wire.write(out, row.who, row.what)?;
+            }
+            Ok(())
         }
     }
 }
@@ -86,6 +90,10 @@ fn table(rows: &[Row], stacked: bool, colour: bool) -> Table {
             Some(code) if row.policies.is_empty() => code.clone(),
             _ => row.policies.join(", "),
         };
+        let decision = match row.protection.as_deref() {
+            Some("none") | None => row.decision.clone(),
+            Some(protection) => format!("{}, {protection}", row.decision),
+        };
         let (status, latency) = (row.status, format!("{:.1}", row.latency_ms));
         let right = |cell: Cell| cell.set_alignment(CellAlignment::Right);
         if stacked {
@@ -93,7 +101,7 @@ fn table(rows: &[Row], stacked: bool, colour: bool) -> Table {
                 mark,
                 Cell::new(format!("{}\n{}", row.who, row.what)),
                 Cell::new(format!("{}\n{}", row.to, row.record)),
-                paint(Cell::new(format!("{}\n{by}", row.decision)), verdict),
+                paint(Cell::new(format!("{decision}\n{by}")), verdict),
                 right(Cell::new(format!("{status}\n{latency}"))),
             ]);
         } else {
@@ -102,7 +110,7 @@ fn table(rows: &[Row], stacked: bool, colour: bool) -> Table {
                 Cell::new(row.who),
                 Cell::new(row.what),
                 Cell::new(&row.to),
-                paint(Cell::new(&row.decision), verdict),
+                paint(Cell::new(decision), verdict),
                 Cell::new(by),
                 right(Cell::new(status)),
                 right(Cell::new(latency)),
@@ -146,6 +154,8 @@ mod tests {
             policies: vec!["research-models".into()],
             code: None,
             status: 200,
+            protection: Some("none".into()),
+            wire: None,
             latency_ms: 1.25,
             record: "0198c0de-0000-7000-8000-000000000001".into(),
             problems: Vec::new(),
@@ -157,6 +167,8 @@ mod tests {
             policies: Vec::new(),
             code: Some("credential_missing".into()),
             status: 500,
+            protection: None,
+            wire: None,
             latency_ms: 10.0,
             record: "0198c0de-0000-7000-8000-000000000002".into(),
             problems: vec!["status is 500, expected 401".into()],

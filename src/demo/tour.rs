@@ -16,7 +16,8 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::double::Seen;
-use super::steps::{Decision, Proof, Step};
+use super::steps::{Decision, Payload, Proof, Sealed, Step};
+use super::wiretap::{Passed, Wire};
 
 /// The longest wait for one answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -39,12 +40,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub(crate) trait Border {
     /// The `Host` to ask for.
     fn host(&self) -> String;
-    /// A new connection, with the training job's certificate or without any.
-    async fn connect(&self, certificate: bool) -> anyhow::Result<Box<dyn Stream>>;
+    /// A new connection, with the client certificate of that name or without any.
+    async fn connect(&self, certificate: Option<&str>) -> anyhow::Result<Box<dyn Stream>>;
     /// A bearer token by name.
     fn token(&self, name: &str) -> Option<&str>;
     /// What reached the doubles since this was last asked, each with the name of its double.
     fn arrivals(&self) -> Vec<(&'static str, Seen)>;
+    /// What passed before the cluster `haven`, where TLS ends, so far.
+    fn passed(&self) -> Passed;
+    /// Opens a message as the scan job does, with its own key alone.
+    fn open_as_job(&self, sealed: &[u8]) -> anyhow::Result<Vec<u8>>;
     /// All records of the journal so far.
     fn records(&self) -> anyhow::Result<Vec<Value>>;
 }
@@ -64,6 +69,11 @@ pub(crate) struct Row {
     pub(crate) policies: Vec<String>,
     /// The code, where one stands in the journal.
     pub(crate) code: Option<String>,
+    /// How the payload left, from the journal: `none` or `sealed`.
+    pub(crate) protection: Option<String>,
+    /// What a wiretap saw of it, where one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wire: Option<Wire>,
     /// The status of the answer.
     pub(crate) status: u16,
     /// From the first byte sent to the last byte read, in milliseconds.
@@ -80,6 +90,10 @@ struct Reply {
     status: StatusCode,
     record: String,
     latency: Duration,
+    body: Bytes,
+    /// What passed the wiretap meanwhile, and what the job read, where the step is about it.
+    wire: Option<Wire>,
+    opened: Option<anyhow::Result<Vec<u8>>>,
     /// What reached the doubles meanwhile.
     arrived: Vec<(&'static str, Seen)>,
 }
@@ -111,20 +125,30 @@ pub(crate) async fn run(
 }
 
 async fn send(border: &impl Border, step: &Step) -> anyhow::Result<Reply> {
-    let stream = border.connect(step.proof == Proof::Certificate).await?;
+    let certificate = match step.proof {
+        Proof::Certificate(name) => Some(name),
+        _ => None,
+    };
+    let stream = border.connect(certificate).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     // Nothing is under way now, so what arrives from here on is this step's.
     border.arrivals();
     let start = Instant::now();
     let (parts, body) = sender.send_request(request(border, step)?).await?.into_parts();
-    // The end matters, not the content; a longer answer than expected is an error, not a leak of memory.
-    Limited::new(body, MAX_ANSWER).collect().await.map_err(anyhow::Error::from_boxed)?;
+    // A longer answer than expected is an error, not a leak of memory.
+    let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
     let latency = start.elapsed();
     driver.abort();
     let record = parts.headers.get(RECORD_HEADER).and_then(|value| value.to_str().ok());
     let record = record.unwrap_or_default().to_owned();
-    Ok(Reply { status: parts.status, record, latency, arrived: border.arrivals() })
+    let (wire, opened) = match step.expect.sealed {
+        Sealed::No => (None, None),
+        Sealed::ForPeer => (Some(tapped(border, step, &body)), None),
+        Sealed::ForJob(_) => (None, Some(border.open_as_job(&body))),
+    };
+    let arrived = border.arrivals();
+    Ok(Reply { status: parts.status, record, latency, body, wire, opened, arrived })
 }
 
 fn request(border: &impl Border, step: &Step) -> anyhow::Result<Request<Full<Bytes>>> {
@@ -148,6 +172,18 @@ fn request(border: &impl Border, step: &Step) -> anyhow::Result<Request<Full<Byt
     Ok(request.body(body.map_or_else(Full::default, |body| Full::from(body.to_string())))?)
 }
 
+/// What the wiretap holds, searched for the prompt that was sent and the answer that came back.
+fn tapped(border: &impl Border, step: &Step, answer: &[u8]) -> Wire {
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let answer = answer.pointer("/choices/0/message/content").and_then(Value::as_str).unwrap_or_default();
+    let prompt = match step.payload {
+        Payload::Chat { prompt, .. } => prompt,
+        Payload::Embed { text } => text,
+        Payload::Nothing => "",
+    };
+    Wire::of(&border.passed(), &[prompt, answer])
+}
+
 /// What the journal says of one crossing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Entry {
@@ -155,6 +191,7 @@ struct Entry {
     policies: Vec<String>,
     code: Option<String>,
     level: Option<String>,
+    protection: Option<String>,
     to: String,
 }
 
@@ -182,6 +219,7 @@ impl Entry {
             policies: policies.filter_map(|id| id.as_str().map(ToOwned::to_owned)).collect(),
             code: text("/code"),
             level: text("/label/level"),
+            protection: text("/protection"),
             to,
         };
         Some((text("/id")?, entry))
@@ -214,6 +252,8 @@ fn row(step: &'static Step, reply: Reply, entry: Entry) -> Row {
         decision: entry.decision.map_or("unrecorded", Decision::word).to_owned(),
         policies: entry.policies,
         code: entry.code,
+        protection: entry.protection,
+        wire: reply.wire,
         status: reply.status.as_u16(),
         // Microseconds are all that a table can show.
         latency_ms: Duration::from_micros(u64::try_from(reply.latency.as_micros()).unwrap_or(u64::MAX))
@@ -248,7 +288,30 @@ fn problems(step: &Step, reply: &Reply, entry: &Entry) -> Vec<String> {
         problems.push(format!("the level is {got}, expected {}", expect.level.unwrap_or_default()));
     }
     problems.extend(arrival_problem(step, &reply.arrived));
+    problems.extend(seal_problem(step, reply, entry.protection.as_deref()));
     problems
+}
+
+/// What is sealed is so in the journal, on the wire, and to everybody but those who may open it.
+fn seal_problem(step: &Step, reply: &Reply, protection: Option<&str>) -> Option<String> {
+    if step.expect.sealed != Sealed::No && protection != Some("sealed") {
+        return Some(format!(
+            "it left with protection `{}`, expected `sealed`",
+            protection.unwrap_or("unknown")
+        ));
+    }
+    match (step.expect.sealed, &reply.wire, &reply.opened) {
+        (Sealed::ForPeer, Some(wire), _) if !wire.passed() => Some("nothing passed the wiretap".to_owned()),
+        (Sealed::ForPeer, Some(wire), _) if !wire.found.is_empty() => {
+            Some(format!("the wiretap saw `{}`", wire.found.join("`, `")))
+        }
+        (Sealed::ForJob(text), _, Some(Ok(opened))) if opened == text.as_bytes() && reply.body != text => {
+            None
+        }
+        (Sealed::ForJob(_), _, Some(Err(error))) => Some(format!("the job cannot open it: {error:#}")),
+        (Sealed::ForJob(_), _, _) => Some("the job opened something else than lies in the store".to_owned()),
+        _ => None,
+    }
 }
 
 /// What is let through reaches its double exactly once, under the same method and path but for the route's prefix;
@@ -308,6 +371,7 @@ mod tests {
                 "v": 1, "kind": kind, "id": id, "decision": decision, "policies": [step.expect.reason],
                 "resource": {"type": "Dataset", "id": "trials"}, "destination": "eu",
                 "label": {"level": step.expect.level},
+                "protection": if step.expect.sealed == Sealed::No { "none" } else { "sealed" },
             }));
             let mut response = text(StatusCode::from_u16(step.expect.status).unwrap(), "text/plain", "x");
             response.headers_mut().insert(RECORD_HEADER, id.parse().unwrap());
@@ -327,7 +391,7 @@ mod tests {
             self.double.address().to_string()
         }
 
-        async fn connect(&self, _: bool) -> anyhow::Result<Box<dyn Stream>> {
+        async fn connect(&self, _: Option<&str>) -> anyhow::Result<Box<dyn Stream>> {
             Ok(Box::new(TcpStream::connect(self.double.address()).await?))
         }
 
@@ -337,6 +401,17 @@ mod tests {
 
         fn arrivals(&self) -> Vec<(&'static str, Seen)> {
             Vec::new()
+        }
+
+        fn passed(&self) -> Passed {
+            Passed {
+                sent: b"POST / HTTP/1.1\r\n\r\n\x02".to_vec(),
+                answered: b"HTTP/1.1 200 OK\r\n\r\n\x02".to_vec(),
+            }
+        }
+
+        fn open_as_job(&self, _: &[u8]) -> anyhow::Result<Vec<u8>> {
+            anyhow::bail!("it has no key")
         }
 
         fn records(&self) -> anyhow::Result<Vec<Value>> {
@@ -362,8 +437,10 @@ mod tests {
                 (row.decision.as_str(), row.to.as_str()),
                 (step.expect.decision.word(), "trials → eu")
             );
-            // Only the arrivals are missing, for nothing stands behind this gateway.
-            assert_eq!(row.problems.len(), usize::from(step.expect.arrives.is_some()), "{:?}", row.problems);
+            // Only the arrivals are missing, for nothing stands behind this gateway, and nobody there can open anything.
+            let unopened = usize::from(matches!(step.expect.sealed, Sealed::ForJob(_)));
+            let missing = usize::from(step.expect.arrives.is_some());
+            assert_eq!(row.problems.len(), missing + unopened, "{:?}", row.problems);
         }
     }
 
@@ -381,6 +458,9 @@ mod tests {
             status: StatusCode::FORBIDDEN,
             record: "id".into(),
             latency: Duration::ZERO,
+            body: Bytes::new(),
+            wire: None,
+            opened: None,
             arrived: vec![("us", Seen { method: "POST".into(), path: "/x".into(), bytes: 9 })],
         };
         let entry = Entry {

@@ -47,7 +47,7 @@ impl fmt::Display for Action {
 }
 
 /// A rung of the protection ladder, cheapest first. Facts for Cedar, then done exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protection {
     /// The payload leaves as it is.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Usage as the cluster reported it, in tokens. Absent members were not reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Usage {
     /// Tokens of the prompt, cached ones included.
     pub input_tokens: u64,

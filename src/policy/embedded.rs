@@ -24,6 +24,9 @@ pub const FILES: &[(&str, &str)] = shipped![
     "tidegate.cedarschema",
 ];
 
+/// The tests of the shipped policies, by name within `tests/`.
+pub const TESTS: &[(&str, &str)] = shipped!["tests/data.toml", "tests/inference.toml", "tests/services.toml"];
+
 /// The policies of a cluster-side gateway (`policies/examples/far-side`), by name: it opens what a border sealed.
 pub const FAR_SIDE: &[(&str, &str)] = shipped![
     "examples/far-side/10-safety.cedar",
@@ -41,12 +44,13 @@ pub fn bundle() -> Result<Bundle, Problems> {
     Bundle::from_files("policies", files)
 }
 
-/// Writes the shipped files into a directory, which is made if need be. A file that is there already stays as it is.
+/// Writes the shipped files and their tests into a directory, which is made if need be. A file that is there already stays as it is.
 ///
 /// # Errors
 /// The first file that could not be written.
 pub fn write_to(dir: &Path) -> io::Result<()> {
-    write(FILES, dir)
+    write(FILES, dir)?;
+    write(TESTS, &dir.join(super::suite::DIRECTORY))
 }
 
 /// Writes files of this module into a directory, which is made if need be. A file that is there already stays as it is.
@@ -86,6 +90,16 @@ mod tests {
         for policy in bundle.policies() {
             assert!(policy.owner.is_some() && policy.reason.is_some(), "{policy:?}");
         }
+    }
+
+    #[test]
+    fn every_test_is_embedded() {
+        let mut there: Vec<String> = fs::read_dir("policies/tests")
+            .unwrap()
+            .map(|entry| format!("tests/{}", entry.unwrap().file_name().into_string().unwrap()))
+            .collect();
+        there.sort();
+        assert_eq!(there, TESTS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 
     #[test]

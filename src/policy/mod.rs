@@ -6,6 +6,8 @@
 //!
 //! Must not do: I/O but for reading the bundle, reading clocks, or knowing of HTTP. Nothing else names the Cedar library.
 
+mod advice;
+mod anatomy;
 mod bundle;
 mod check;
 mod decide;
@@ -13,6 +15,7 @@ pub mod embedded;
 mod entities;
 #[cfg(test)]
 mod fixtures;
+mod format;
 mod lint;
 mod master;
 mod names;
@@ -22,8 +25,12 @@ pub mod replay;
 mod request;
 mod schema;
 mod source;
+pub mod suite;
 
+pub use advice::advise;
+pub use anatomy::{Anatomy, AnatomyError, Dissected, Holds, Part, PartKind, at};
 pub use bundle::{Bundle, Effect, Entities, PolicyInfo, content_hash};
+pub use format::format;
 pub use permit::{Denial, DenialReason, Evaluation, Permit};
 pub use record::RequestRecord;
 pub use request::AuthzRequest;

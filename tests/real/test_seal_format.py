@@ -4,8 +4,11 @@ import os
 import re
 import stat
 import subprocess
+import sys
+from pathlib import Path
 
-from harness import binary, python_clients
+import components
+from harness import COMPONENTS, binary, python_clients
 
 CONTEXT = {"tenant": "acme", "recipient": "job", "direction": "rest"}
 L = 65536
@@ -32,6 +35,41 @@ def test_a_job_opens_with_its_private_key_alone(t):
     assert world.stock_open(sealed, world.rsa_key())[0] == plain
     done = world.open(sealed, recipient="rsa")
     assert done.returncode != 0 and not done.stdout, "nobody here can open it"
+
+
+def test_facts_that_are_not_stored_bind_on_both_sides(t):
+    world = World(t)
+    plain, facts, required = os.urandom(9000), {**CONTEXT, "purpose": "train"}, {"job": "7", "shard": "ünï"}
+    ours = [word for pair in required.items() for word in ("--required", "=".join(pair))]
+    sealed = world.seal(plain, "--context", "purpose=train", *ours)
+    assert b"shard" not in sealed and b"purpose" in sealed
+    done = world.required("open", sealed, {}, required)
+    assert done.returncode == 0 and done.stdout == plain, done.stderr[-1000:]
+    theirs = world.required("seal", plain, facts, required)
+    assert theirs.returncode == 0 and b"shard" not in theirs.stdout, theirs.stderr[-1000:]
+    assert world.open(theirs.stdout, *ours).stdout == plain
+    for facts in ([], ours[:2], ["--required", "job=8", *ours[2:]]):
+        done = world.open(theirs.stdout, *facts)
+        assert done.returncode == 1 and not done.stdout, done
+    assert world.required("open", sealed, {}, {**required, "job": "8"}).returncode != 0
+
+
+def test_a_message_for_several_opens_with_the_key_of_each(t):
+    world = World(t)
+    file = world.folder / "tidegate.toml"
+    file.write_text(file.read_text() + '[recipients.both]\nroot = "file"\nalso = ["rsa", "job"]\n')
+    world.run("keys", "init", "--tenant", "acme")
+    plain = os.urandom(300)
+    sealed = world.seal(plain, recipient="both")
+    named = [re.search(name, sealed)[0] for name in (rb"t/acme/both/rest/v1", rb"public/rsa/[0-9a-f]{16}", rb"t/acme/job/rest/v1")]
+    assert world.open(sealed, recipient="both").stdout == plain
+    assert world.stock_open(sealed)[0] == plain and world.stock_open(sealed, (named[1], world.rsa_key()[1]))[0] == plain
+    # If one of them cannot be given the key, nobody is: half a message is worse than an error.
+    for key in (world.folder / "keys").glob("*.json"):
+        if json.loads(key.read_text())["name"].startswith("t/acme/job/"):
+            key.unlink()
+    done = subprocess.run([binary(), "seal", *world.common("both"), "-", "-o", "-"], cwd=world.folder, input=plain, capture_output=True)
+    assert done.returncode == 3 and not done.stdout and b"job" in done.stderr, done
 
 
 def test_a_slow_pipe_gives_each_frame_when_it_is_whole(t):
@@ -147,6 +185,11 @@ public_key = "job.pem"
 
     def open(self, sealed, *more, recipient="job"):
         return subprocess.run([binary(), "open", *self.common(recipient), *more, "-", "-o", "-"], cwd=self.folder, input=sealed, capture_output=True)
+
+    def required(self, what, data, stored, required):
+        path = str(components.install("mpl", COMPONENTS))
+        return subprocess.run([sys.executable, Path(__file__).with_name("required_context.py"), what, "job.branch", json.dumps(stored), json.dumps(required)],
+                              cwd=self.folder, input=data, capture_output=True, env={**os.environ, "PYTHONPATH": path})
 
     def secrets(self):
         import base64

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Text;
-use crate::model::{AuditMode, Authn, Chain, Label, Level, Principal, Residency, Resource, TeamName};
+use crate::model::{
+    AuditMode, Authn, Chain, Label, Level, Principal, RecordId, Residency, Resource, TeamName,
+};
 
 /// One decision: who asked for what, what was decided and why. Written before anything is sent.
 ///
 /// `id`, attempt, time, gateway and boot are added by the draft that writes it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Decision<'a> {
     /// What was decided.
     pub decision: Verdict,
@@ -77,8 +79,29 @@ pub struct Decision<'a> {
     pub trace_id: Option<Text<'a>>,
 }
 
+/// Members of a decision that identify its user, encrypted under a key that can be destroyed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Personal<'a> {
+    /// The id of the subject's key; the principal's id is `subject:` and this.
+    pub subject: RecordId,
+    /// AES-256-GCM of a JSON object from JSON pointer (RFC 6901) to the member's value, with `<id>/<attempt>` of the
+    /// record as additional data: nonce, ciphertext and tag in base64.
+    pub sealed: Text<'a>,
+}
+
+/// A decision as it is written: with `audit.personal = "erasable"` what identifies its user is encrypted.
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
+pub struct PersonalDecision<'a> {
+    /// The decision; the encrypted members are absent, or say less.
+    #[serde(flatten)]
+    pub decision: Decision<'a>,
+    /// Those members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personal: Option<Personal<'a>>,
+}
+
 /// What was decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Cedar permits it and it goes on.
@@ -102,7 +125,7 @@ impl Verdict {
 }
 
 /// The principal, with the facts that its entity was built from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Party<'a> {
     /// The entity type: `User` or `Workload`.
     #[serde(rename = "type")]
@@ -138,7 +161,7 @@ impl<'a> From<&'a Principal> for Party<'a> {
 }
 
 /// The parties behind the request.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Links<'a> {
     /// The workload that connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,7 +181,7 @@ impl<'a> From<&'a Chain> for Links<'a> {
 }
 
 /// A Cedar entity of the namespace `Tidegate`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Entity<'a> {
     /// The type without the namespace.
     #[serde(rename = "type")]
@@ -179,7 +202,7 @@ impl<'a> From<&'a Resource> for Entity<'a> {
 }
 
 /// The effective label.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Marking<'a> {
     /// How sensitive, by name.
     pub level: Level,
@@ -200,7 +223,7 @@ impl<'a> From<&'a Label> for Marking<'a> {
 }
 
 /// The request as the gateway saw it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Request<'a> {
     /// The method.
     pub method: Text<'a>,
@@ -221,7 +244,7 @@ pub struct Request<'a> {
 }
 
 /// One pair of a query.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Parameter<'a> {
     /// The decoded name.
     pub name: Text<'a>,
@@ -230,7 +253,7 @@ pub struct Parameter<'a> {
 }
 
 /// The public facts of a sealed message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Message<'a> {
     /// Who can open it.
     pub recipient: Text<'a>,
@@ -251,7 +274,7 @@ pub struct Message<'a> {
 }
 
 /// One evaluation of a candidate with a protection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Evaluation<'a> {
     /// The resource.
     pub resource: Entity<'a>,
@@ -271,7 +294,7 @@ pub struct Evaluation<'a> {
 }
 
 /// The endpoint of an attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Upstream<'a> {
     /// The cluster, store or service.
     pub name: Text<'a>,

@@ -1,15 +1,18 @@
 //! Records of what is no crossing: refusals before anybody was identified, and what happened to the gateway itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Text;
+use crate::audit::encode::hex;
+use crate::model::{AuditMode, RecordId};
 
 /// A refusal before anybody was identified.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Refusal<'a> {
     /// The stable code. A count keeps up to 64 different ones apart.
     pub code: Text<'a>,
@@ -35,7 +38,7 @@ pub struct Refusal<'a> {
 }
 
 /// Refusals that were counted instead of written one by one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Refusals {
     /// How many.
     pub count: u64,
@@ -44,13 +47,51 @@ pub struct Refusals {
     /// Some of the source networks (/24 or /64), at most 16.
     pub sources: Vec<IpAddr>,
     /// When the counting began.
+    #[schemars(with = "super::Time")]
     pub from: Timestamp,
     /// When it ended.
+    #[schemars(with = "super::Time")]
     pub to: Timestamp,
 }
 
+/// A file of a bundle that is not what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Change<'a> {
+    /// Its name.
+    pub name: Text<'a>,
+    /// SHA-256 before, hexadecimal; absent if it was not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<Text<'a>>,
+    /// SHA-256 now, hexadecimal; absent if it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<Text<'a>>,
+}
+
+/// Changes that an event names.
+const MAX_CHANGES: usize = 256;
+
+impl Change<'_> {
+    /// How the files of one bundle differ from those of another; both are in order of name. At most 256.
+    #[must_use]
+    pub fn between(old: &[(String, Vec<u8>)], new: &[(String, Vec<u8>)]) -> Vec<Change<'static>> {
+        let hash = |bytes: &Vec<u8>| Text::Owned(hex(digest(&SHA256, bytes).as_ref()));
+        let map = |files: &[(String, Vec<u8>)]| -> BTreeMap<String, Text<'static>> {
+            files.iter().map(|(name, bytes)| (name.clone(), hash(bytes))).collect()
+        };
+        let (old, new) = (map(old), map(new));
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let differ = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+        let change = |name: &String| Change {
+            name: Text::Owned(name.clone()),
+            old: old.get(name).cloned(),
+            new: new.get(name).cloned(),
+        };
+        differ.take(MAX_CHANGES).map(change).collect()
+    }
+}
+
 /// Something that happened to the gateway itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "event")]
 pub enum Event<'a> {
     /// The journal was opened.
@@ -73,9 +114,113 @@ pub enum Event<'a> {
         /// The bundle that was read, if it could be hashed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         new: Option<Text<'a>>,
+        /// The files that differ between the two, at most 256.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<Change<'a>>,
         /// Why the new one was not taken; empty if it was.
         #[serde(default)]
         problems: Vec<Text<'a>>,
+    },
+    /// How surely the crossings of a route are recorded differs from the run before.
+    #[serde(rename = "mode.changed")]
+    ModeChanged {
+        /// The route.
+        route: Text<'a>,
+        /// The mode before; absent if the route is new.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old: Option<AuditMode>,
+        /// The mode now; absent if the route is gone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        new: Option<AuditMode>,
+    },
+    /// Records left the journal for a reader: through the API, or as an export or report.
+    #[serde(rename = "audit.read")]
+    AuditRead {
+        /// Who: a principal, or `uid:` and the number of the operating system's user.
+        actor: Text<'a>,
+        /// With what: `api`, `export`, `report`, `verify --export`.
+        how: Text<'a>,
+        /// What was asked for, as it was written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<Text<'a>>,
+        /// How many records were given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        records: Option<u64>,
+        /// When.
+        #[schemars(with = "super::Time")]
+        at: Timestamp,
+    },
+    /// The key over a subject's personal members was destroyed.
+    #[serde(rename = "subject.erased")]
+    SubjectErased {
+        /// The id of the key.
+        subject: RecordId,
+        /// The tenant.
+        tenant: Text<'a>,
+        /// Who did it.
+        actor: Text<'a>,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Text<'a>>,
+        /// When.
+        #[schemars(with = "super::Time")]
+        at: Timestamp,
+    },
+    /// Retention deletes nothing from a time on, as long as this hold stands.
+    #[serde(rename = "hold.added")]
+    HoldAdded {
+        /// The name of the hold.
+        name: Text<'a>,
+        /// Why.
+        reason: Text<'a>,
+        /// From when on; absent: all records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<super::Time>")]
+        from: Option<Timestamp>,
+        /// Who set it.
+        actor: Text<'a>,
+        /// When.
+        #[schemars(with = "super::Time")]
+        at: Timestamp,
+    },
+    /// A hold was lifted.
+    #[serde(rename = "hold.removed")]
+    HoldRemoved {
+        /// The name of the hold.
+        name: Text<'a>,
+        /// Why.
+        reason: Text<'a>,
+        /// Who lifted it.
+        actor: Text<'a>,
+        /// When.
+        #[schemars(with = "super::Time")]
+        at: Timestamp,
+    },
+    /// A key that seals payloads was made, replaced or retired.
+    #[serde(rename = "sealing.key")]
+    SealingKey {
+        /// What happened: `rotate`, `rewrap`, `retire` or `destroy`.
+        change: Text<'a>,
+        /// The key and its version.
+        key: Text<'a>,
+        /// Who did it.
+        actor: Text<'a>,
+        /// When.
+        #[schemars(with = "super::Time")]
+        at: Timestamp,
+    },
+    /// Records are older than they are kept, and their segments are about to be deleted. Their hashes stay in the tree.
+    #[serde(rename = "retention.pruned")]
+    RetentionPruned {
+        /// The number of the first record that goes.
+        first: u64,
+        /// The number of the first record that stays.
+        below: u64,
+        /// How many segments go.
+        segments: u64,
+        /// All records that go were written before this.
+        #[schemars(with = "super::Time")]
+        before: Timestamp,
     },
     /// A torn tail, never acknowledged, was cut off at the start.
     #[serde(rename = "recovery.truncated")]
@@ -101,8 +246,10 @@ pub enum Event<'a> {
         /// Why: `no_space` or `queue_full`.
         reason: Text<'a>,
         /// From when.
+        #[schemars(with = "super::Time")]
         from: Timestamp,
         /// Until when.
+        #[schemars(with = "super::Time")]
         to: Timestamp,
     },
     /// A log begins; its first record.

@@ -2,11 +2,13 @@
 //!
 //! Records hold no payload, no credential and no secret: digests of payloads, object keys and query values are HMACs
 //! under the tenant's journal key (see `keys`). There are no floats, so any language reads the same numbers.
-//! Each record is one JSON object that begins with its [`Stamp`]; unknown members are to be ignored by readers.
+//! Each record is one canonical JSON object with the members of its [`Stamp`]; unknown members are to be ignored by readers.
+//! `schema` describes them for others.
 
 mod decision;
 mod event;
 mod outcome;
+pub mod schema;
 
 use std::borrow::Cow;
 
@@ -14,9 +16,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use decision::{
-    Decision, Entity, Evaluation, Links, Marking, Message, Parameter, Party, Request, Upstream, Verdict,
+    Decision, Entity, Evaluation, Links, Marking, Message, Parameter, Party, Personal, PersonalDecision,
+    Request, Upstream, Verdict,
 };
-pub use event::{Event, Refusal, Refusals};
+pub use event::{Change, Event, Refusal, Refusals};
 pub use outcome::{Ending, Outcome};
 
 use crate::model::RecordId;
@@ -26,8 +29,14 @@ pub const VERSION: u8 = 1;
 
 type Text<'a> = Cow<'a, str>;
 
-/// What all records begin with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How a time stands in a record: RFC 3339, UTC, up to nanoseconds.
+#[derive(schemars::JsonSchema)]
+#[schemars(transparent, extend("format" = "date-time"))]
+#[expect(dead_code, reason = "it only describes")]
+struct Time(String);
+
+/// What all records have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Stamp<'a> {
     /// The crossing that the record belongs to; none for events and counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +45,7 @@ pub struct Stamp<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u16>,
     /// When it happened.
+    #[schemars(with = "Time")]
     pub time: Timestamp,
     /// The gateway instance that wrote it.
     pub gateway: Text<'a>,

@@ -6,7 +6,7 @@ use super::{Message, Text};
 use crate::model::Usage;
 
 /// How an attempt, or a request without a decision, ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Outcome<'a> {
     /// How.
     pub ending: Ending,
@@ -76,7 +76,7 @@ impl Outcome<'_> {
 }
 
 /// The ways to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// The whole answer was delivered.

@@ -6,6 +6,7 @@
 //! tree/log-<first record>/checkpoint
 //! tree/log-<first record>/changeover/<size>   a checkpoint that two keys signed: the second was new then
 //! tree/log-<first record>/tile/...
+//! tree/log-<first record>/kept/<record>       the bytes of a record about the tree, whose segment was deleted
 //! ```
 
 use std::fs::{self, File};
@@ -97,6 +98,33 @@ impl LogDirectory {
     #[must_use]
     pub fn checkpoint(&self) -> PathBuf {
         self.path.join("checkpoint")
+    }
+
+    /// The records about the tree itself that were kept when their segments were deleted: each a file, named by its number.
+    #[must_use]
+    pub fn kept(&self) -> PathBuf {
+        self.path.join("kept")
+    }
+
+    /// The kept records: number and exact bytes.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn kept_records(&self) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        let entries = match fs::read_dir(self.kept()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if let Some(seq) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) {
+                found.push((seq, fs::read(&path)?));
+            }
+        }
+        found.sort_unstable_by_key(|(seq, _)| *seq);
+        Ok(found)
     }
 
     /// The tiles.

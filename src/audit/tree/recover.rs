@@ -177,6 +177,16 @@ pub(crate) fn rebuild(
     let tiles = directory.tiles();
     let mut stored = Unchecked::new(tiles.clone(), checkpoint.size);
     let mut differs = None;
+    // Of records that were deleted the tiles have the only trace; the root says whether it is the right one.
+    let pruned = segments.first().map_or(0, |segment| segment.first.saturating_sub(log.first));
+    for index in 0..pruned.min(checkpoint.size) {
+        let leaf = stored.leaf(index).ok_or_else(|| TreeError::Root {
+            origin: log.origin.clone(),
+            size: checkpoint.size,
+            path: directory.checkpoint(),
+        })?;
+        edge.push(leaf, &mut |tile| full.push(tile));
+    }
     hash_all(journal, &segments, &mut |seq, hash| {
         let index = seq.saturating_sub(log.first);
         if index >= checkpoint.size {
@@ -203,9 +213,13 @@ pub(crate) fn rebuild(
         });
     }
     let failed = |source| TreeError::Io { action: "write", path: directory.path().to_owned(), source };
-    let _ = std::fs::remove_dir_all(directory.path().join("tile"));
-    full.iter().try_for_each(|tile| tiles.write_full(tile)).map_err(failed)?;
-    tiles.write_edge(&edge).map_err(failed)?;
+    if pruned == 0 {
+        let _ = std::fs::remove_dir_all(directory.path().join("tile"));
+        full.iter().try_for_each(|tile| tiles.write_full(tile)).map_err(failed)?;
+        tiles.write_edge(&edge).map_err(failed)?;
+    } else {
+        tiles.replace(&full, &edge).map_err(failed)?;
+    }
     Ok((edge, pending))
 }
 

@@ -107,6 +107,39 @@ impl Tiles {
         Ok(())
     }
 
+    /// Writes all tiles of a tree over those that are there, each synced before it takes the other's place: for a log with deleted
+    /// records, whose hashes stand nowhere else.
+    ///
+    /// # Errors
+    /// One cannot be written; the others are as they were or as they should be.
+    pub fn replace(&self, full: &[FullTile], edge: &Edge) -> io::Result<()> {
+        for tile in full {
+            let path = self.directory.join(tile_path(&tile.level.to_string(), tile.index, TILE_WIDTH));
+            let bytes = tile.hashes.concat();
+            if fs::read(&path).ok().as_ref() != Some(&bytes) {
+                write_whole_synced(&path, &bytes)?;
+            }
+        }
+        let mut rest = edge.size();
+        for (level, hashes) in (0_u8..).zip(edge.levels()) {
+            let (index, width) = (rest / TILE_WIDTH, rest % TILE_WIDTH);
+            rest = index;
+            if width == 0 {
+                continue;
+            }
+            let path = self.directory.join(tile_path(&level.to_string(), index, width));
+            write_whole_synced(&path, &hashes.concat())?;
+            // Those of other widths would be taken for true when the tree grows on.
+            for entry in path.parent().map(fs::read_dir).transpose()?.into_iter().flatten() {
+                let other = entry?.path();
+                if other != path {
+                    fs::remove_file(other)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The edge of a tree of `size` leaves as the tiles have it; none if a tile is missing.
     ///
     /// # Errors
@@ -139,6 +172,14 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::write(&partial, bytes)
     });
     written.and_then(|()| fs::rename(&partial, path))
+}
+
+/// Like [`write_whole`], and the bytes are on the disk before the name is theirs.
+fn write_whole_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(path);
+    crate::audit::keys::make_directory(directory)?;
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    crate::audit::notes::write_synced(directory, name, bytes)
 }
 
 /// Tiles that do not belong to the signed root.

@@ -45,8 +45,18 @@ pub struct Published {
     pub origin: Arc<str>,
     /// How many of its records the checkpoint covers.
     pub size: u64,
+    /// The number of the log's first record in the journal.
+    pub first: u64,
     /// When it was signed; an idle log is signed again each minute.
     pub at: Timestamp,
+}
+
+impl Published {
+    /// Whether all records of the journal below this number are covered, by it or by what it continues.
+    #[must_use]
+    pub const fn covers(&self, below: u64) -> bool {
+        self.first.saturating_add(self.size) >= below
+    }
 }
 
 /// What a turn to the next log gives.
@@ -287,6 +297,7 @@ impl Writer {
             note: note.as_str().into(),
             origin: current.head.origin.as_str().into(),
             size: checkpoint.size,
+            first: current.head.first,
             at: self.shared.now(),
         });
         Ok(note)

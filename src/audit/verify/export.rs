@@ -12,7 +12,7 @@ use crate::audit::tree::checkpoint::Checkpoint;
 use crate::audit::tree::edge::Edge;
 use crate::audit::tree::leaf_hash;
 use crate::audit::tree::log::LogDirectory;
-use crate::audit::tree::tiles::{TILE_WIDTH, Tiles, tile_path, write_whole};
+use crate::audit::tree::tiles::{TILE_WIDTH, Tiles, Unchecked, tile_path, write_whole};
 
 /// Writes each log below `out`, as far as its checkpoint goes; how many records that are. Holds one bundle at a time.
 ///
@@ -39,7 +39,18 @@ fn one(journal: &Path, log: &LogDirectory, out: &Path) -> Result<u64, VerifyErro
     let failed = || io_error("write", &target);
     fs::create_dir_all(&target).map_err(failed())?;
     let (tiles, mut edge, mut bundle) = (Tiles::new(target.clone()), Edge::default(), Vec::new());
-    for segment in segments(journal)?.iter().filter(|segment| segment.first >= log.first) {
+    let all = segments(journal)?;
+    // Of deleted records there are hashes and no entries; a bundle with some of them cannot be written either.
+    let pruned = all.first().map_or(0, |first| first.first.saturating_sub(log.first)).min(checkpoint.size);
+    let mut stored = Unchecked::new(log.tiles(), checkpoint.size);
+    for index in 0..pruned {
+        let leaf = stored.leaf(index).ok_or_else(|| wrong("the hashes of deleted records are missing"))?;
+        let mut full = Vec::new();
+        edge.push(leaf, &mut |tile| full.push(tile));
+        full.iter().try_for_each(|tile| tiles.write_full(tile)).map_err(failed())?;
+    }
+    let mut whole = edge.size().is_multiple_of(TILE_WIDTH);
+    for segment in all.iter().filter(|segment| segment.first >= log.first) {
         let mut reader = FrameReader::open(&segment.path).map_err(io_error("read", &segment.path))?;
         while edge.size() < checkpoint.size
             && let Next::Frame(frame) = reader.next().map_err(io_error("read", &segment.path))?
@@ -54,7 +65,10 @@ fn one(journal: &Path, log: &LogDirectory, out: &Path) -> Result<u64, VerifyErro
             edge.push(leaf_hash(frame.payload), &mut |tile| full.push(tile));
             full.iter().try_for_each(|tile| tiles.write_full(tile)).map_err(failed())?;
             if edge.size().is_multiple_of(TILE_WIDTH) {
-                entries(&target, edge.size(), &bundle).map_err(failed())?;
+                if whole {
+                    entries(&target, edge.size(), &bundle).map_err(failed())?;
+                }
+                whole = true;
                 bundle.clear();
             }
         }
@@ -62,7 +76,7 @@ fn one(journal: &Path, log: &LogDirectory, out: &Path) -> Result<u64, VerifyErro
     if edge.size() != checkpoint.size || edge.root() != checkpoint.root {
         return Err(wrong("the records do not give the root that was signed"));
     }
-    if !bundle.is_empty() {
+    if whole && !bundle.is_empty() {
         entries(&target, edge.size(), &bundle).map_err(failed())?;
     }
     tiles.write_edge(&edge).map_err(failed())?;

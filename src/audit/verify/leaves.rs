@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::audit::frame::Kind;
+use crate::audit::frame::{Kind, MAX_PAYLOAD};
 use crate::audit::segment::{FrameReader, Head, Listed, Next};
 use crate::audit::tree::{Hash, leaf_hash};
 use crate::model::RecordId;
@@ -103,7 +103,7 @@ fn hash(segment: &Listed, bytes: &AtomicU64) -> io::Result<SegmentLeaves> {
 
 /// A cheap look, so that few events are parsed.
 fn is_about_the_tree(payload: &[u8]) -> bool {
-    [&b"\"log.opened\""[..], b"\"key.changed\"", b"\"retention\""]
+    [&b"\"log.opened\""[..], b"\"key.changed\"", b"\"retention.pruned\"", b"\"log.closed\""]
         .iter()
         .any(|name| memchr::memmem::find(payload, name).is_some())
 }
@@ -130,14 +130,18 @@ pub(crate) fn locate(segment: &Listed, seq: u64) -> io::Result<(u64, Option<Reco
 fn id_at(segment: &Listed, offset: u64) -> io::Result<Option<RecordId>> {
     use std::os::unix::fs::FileExt as _;
     let file = std::fs::File::open(&segment.path)?;
-    let mut bytes = [0; 256];
+    let mut bytes = vec![0; MAX_PAYLOAD];
     let count = file.read_at(&mut bytes, offset)?;
     Ok(id_in(bytes.get(..count).unwrap_or_default()))
 }
 
+/// The id of a record's stamp: in canonical JSON `kind` is always the member behind it. Quotes within texts are escaped, so
+/// what a caller chose cannot be taken for it.
 fn id_in(bytes: &[u8]) -> Option<RecordId> {
     const MEMBER: &[u8] = b"\"id\":\"";
-    let at = memchr::memmem::find(bytes, MEMBER)?;
-    let text = bytes.get(at.saturating_add(MEMBER.len())..)?.get(..36)?;
-    std::str::from_utf8(text).ok()?.parse().ok()
+    memchr::memmem::find_iter(bytes, MEMBER).find_map(|at| {
+        let rest = bytes.get(at.saturating_add(MEMBER.len())..)?;
+        let (text, behind) = rest.split_at_checked(36)?;
+        behind.starts_with(b"\",\"kind\":\"").then(|| std::str::from_utf8(text).ok()?.parse().ok())?
+    })
 }

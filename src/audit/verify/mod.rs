@@ -90,8 +90,10 @@ pub struct LogReport {
     pub origin: String,
     /// The number of its first record in the journal.
     pub first: u64,
-    /// Records that the segments hold.
+    /// Records that it has, deleted ones included.
     pub records: u64,
+    /// Those of them that retention deleted; their hashes are there.
+    pub pruned: u64,
     /// Records that its newest checkpoint covers.
     pub signed: u64,
     /// The root of that checkpoint, hexadecimal.
@@ -113,6 +115,8 @@ pub struct Report {
     pub bytes: u64,
     /// Records that were hashed.
     pub records: u64,
+    /// Records that retention deleted, of which only the hashes were checked.
+    pub pruned: u64,
     /// Records newer than the last checkpoint.
     pub unsigned: u64,
     /// Records from before the journal had a tree.
@@ -130,6 +134,7 @@ impl Report {
             segments: 0,
             bytes: 0,
             records: 0,
+            pruned: 0,
             unsigned: 0,
             before_tree: 0,
             logs: Vec::new(),
@@ -191,11 +196,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Veri
 /// They cannot be listed.
 pub fn total_bytes(journal: &Path) -> Result<u64, VerifyError> {
     let segments = segments(journal)?;
-    Ok(segments
-        .iter()
-        .filter_map(|segment| std::fs::metadata(&segment.path).ok())
-        .map(|meta| meta.len())
-        .sum())
+    Ok(segments.iter().filter_map(|segment| segment.bytes().ok()).sum())
 }
 
 fn segments(journal: &Path) -> Result<Vec<Listed>, VerifyError> {

@@ -30,6 +30,12 @@ struct Found {
     log: LogHead,
 }
 
+/// The crossing that a record names.
+#[derive(serde::Deserialize)]
+struct Stamped {
+    id: Option<RecordId>,
+}
+
 /// Proves a record under the newest checkpoint of its log.
 ///
 /// # Errors
@@ -70,13 +76,14 @@ fn find(journal: &Path, wanted: Wanted) -> Result<Found, VerifyError> {
         return search(segment, |frame_seq, _, _| frame_seq == seq, true)?.ok_or_else(missing);
     }
     let (Wanted::Crossing(id) | Wanted::Outcome(id)) = wanted else { return Err(missing()) };
-    let member = format!("\"id\":\"{id}\"");
+    let text = id.to_string();
     let outcome = matches!(wanted, Wanted::Outcome(_));
     let matches = |_: u64, kind: Kind, payload: &[u8]| {
         let right = if outcome { kind == Kind::Outcome } else { true };
-        // The stamp is at the front of each record, so what a caller chose cannot be taken for it.
-        let front = payload.get(..96).unwrap_or(payload);
-        right && memchr::memmem::find(front, member.as_bytes()).is_some()
+        // A cheap look first; what a caller chose may name any id, so the stamp decides.
+        right
+            && memchr::memmem::find(payload, text.as_bytes()).is_some()
+            && serde_json::from_slice::<Stamped>(payload).is_ok_and(|stamped| stamped.id == Some(id))
     };
     let mut last = None;
     for segment in &all {

@@ -54,6 +54,9 @@ pub fn check(
     let last = all.last().map_or(0, |segment| segment.first);
     let report = Report::new(key.is_some());
     let mut check = Check { journal, range, key, last, open: None, report };
+    // What was asked for and is not there any more; whether rightly so, the check of the whole journal says.
+    let first = all.first().map_or(0, |segment| segment.first);
+    check.report.pruned = first.min(check.range.end).saturating_sub(check.range.start);
     let mut error = None;
     let read = leaves::each(chosen, bytes, |read| match check.take(&read) {
         Ok(()) => ControlFlow::Continue(()),
@@ -153,6 +156,7 @@ fn begin(
         origin: log.origin.clone(),
         first: log.first,
         records: 0,
+        pruned: 0,
         signed: 0,
         root: String::new(),
         key: keys.first().map(VerifierKey::label),
@@ -200,6 +204,14 @@ fn first_since(segments: &[Listed], time: Timestamp) -> Result<u64, VerifyError>
         }
     }
     Ok(next)
+}
+
+/// The head of a segment; none if it has none that can be read.
+pub(super) fn head(segment: &Listed) -> std::io::Result<Option<Head>> {
+    match FrameReader::open(&segment.path)?.next()? {
+        Next::Frame(frame) => Ok(serde_json::from_slice(frame.payload).ok()),
+        Next::End | Next::Broken(_) => Ok(None),
+    }
 }
 
 /// When a segment was begun; none if that cannot be read.

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::{VerifyError, io_error, segments};
-use crate::audit::segment::{FrameReader, Next};
 use crate::audit::tree::checkpoint::Checkpoint;
 use crate::audit::tree::log::{LogDirectory, LogHead};
 use crate::audit::tree::note::VerifierKey;
@@ -27,17 +26,14 @@ pub fn rebuild(journal: &Path, key: Option<&VerifierKey>) -> Result<(), VerifyEr
     Ok(())
 }
 
-/// The log as the head of its first segment names it.
+/// The log as the head of its first segment that is left names it; none if all of them were deleted, for then the tiles are all
+/// that there is.
 fn head(journal: &Path, first: u64) -> Result<Option<LogHead>, VerifyError> {
-    let Some(segment) = segments(journal)?.into_iter().find(|segment| segment.first == first) else {
-        return Ok(None);
-    };
-    let mut reader = FrameReader::open(&segment.path).map_err(io_error("read", &segment.path))?;
-    match reader.next().map_err(io_error("read", &segment.path))? {
-        Next::Frame(frame) => {
-            let head = serde_json::from_slice::<crate::audit::segment::Head>(frame.payload).ok();
-            Ok(head.and_then(|head| head.log))
+    for segment in segments(journal)?.into_iter().filter(|segment| segment.first >= first) {
+        let head = super::range::head(&segment).map_err(io_error("read", &segment.path))?;
+        if let Some(log) = head.and_then(|head| head.log) {
+            return Ok((log.first == first).then_some(log));
         }
-        Next::End | Next::Broken(_) => Ok(None),
     }
+    Ok(None)
 }

@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use jiff::Timestamp;
+
 use super::leaves::{self, SegmentLeaves};
 use super::{Code, LogReport, Problem, Report, VerifyError, io_error, segments};
 use crate::audit::record::{Event, Record};
@@ -13,7 +15,7 @@ use crate::audit::tree::edge::Edge;
 use crate::audit::tree::log::{LogDirectory, LogHead};
 use crate::audit::tree::note::{Note, NoteError, VerifierKey};
 use crate::audit::tree::tiles::{TILE_WIDTH, Unchecked};
-use crate::audit::tree::{Hash, empty_root};
+use crate::audit::tree::{Hash, empty_root, leaf_hash};
 
 /// A log while its records are read, and what there is to compare with.
 #[derive(Debug)]
@@ -31,6 +33,10 @@ struct Walk {
     /// The checkpoint of the log before that the first record quotes.
     quoted: Option<String>,
     opened: bool,
+    /// Records that were deleted; their hashes come from the tiles.
+    pruned: u64,
+    /// Whether a hash of a deleted record is missing.
+    unreadable: bool,
     changes: Vec<(u64, VerifierKey, VerifierKey)>,
     vkey: Option<VerifierKey>,
 }
@@ -69,6 +75,10 @@ struct Check<'a> {
     current: Option<Walk>,
     done: Vec<Done>,
     last: u64,
+    /// The first record that is there, if records before it are not.
+    begins: Option<(u64, Listed)>,
+    /// What retention said that it would delete: records below the second number, said by the record with the first.
+    announced: Vec<(u64, u64)>,
     error: Option<VerifyError>,
 }
 
@@ -86,8 +96,18 @@ pub fn check(
     let segments = segments(journal)?;
     let last = segments.last().map_or(0, |segment| segment.first);
     let report = Report::new(key.is_some());
-    let mut check =
-        Check { journal, seen, report, expected: None, current: None, done: Vec::new(), last, error: None };
+    let mut check = Check {
+        journal,
+        seen,
+        report,
+        expected: None,
+        current: None,
+        done: Vec::new(),
+        last,
+        begins: None,
+        announced: Vec::new(),
+        error: None,
+    };
     // Checkpoints that were there before the segments are read must be met by them.
     let logs = LogDirectory::list(journal).map_err(io_error("read", journal))?;
     let mut walks: Vec<(LogDirectory, Vec<Mark>)> = Vec::new();
@@ -95,6 +115,7 @@ pub fn check(
         let marks = check.marks(&log)?;
         walks.push((log, marks));
     }
+    check.deleted_logs(&segments, &mut walks)?;
     let read = leaves::each(&segments, bytes, |read| match check.take(&read, &mut walks) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
@@ -107,6 +128,7 @@ pub fn check(
         return Err(error);
     }
     check.finish_log();
+    check.begins();
     check.lost_logs(walks);
     check.judge(key);
     check.report.segments = segments.len();
@@ -145,30 +167,45 @@ impl Check<'_> {
             problem.seq = Some(expected);
             self.report.add(problem);
         } else if self.expected.is_none() && first > 0 {
-            let what = format!("the journal begins with record {first}: those before it are missing");
-            self.report.add(Problem::new(Code::RecordsMissing, what).at(&read.segment.path));
+            self.begins = Some((first, read.segment.clone()));
         }
         self.expected = Some(read.next_seq());
         self.report.records += u64::try_from(read.leaves.len()).unwrap_or(u64::MAX);
-        self.turn(read, logs);
+        self.turn(read, logs)?;
         self.hash(read);
         self.events(read);
         self.broken(read, logs)
     }
 
     /// Begins a log if the segment is the first of one.
-    fn turn(&mut self, read: &SegmentLeaves, logs: &mut Vec<(LogDirectory, Vec<Mark>)>) {
-        let Some(head) = &read.head else { return };
-        let Some(log) = &head.log else { return };
+    fn turn(
+        &mut self,
+        read: &SegmentLeaves,
+        logs: &mut Vec<(LogDirectory, Vec<Mark>)>,
+    ) -> Result<(), VerifyError> {
+        let Some(head) = &read.head else { return Ok(()) };
+        let Some(log) = &head.log else { return Ok(()) };
         if self.current.as_ref().is_some_and(|walk| walk.head == *log) {
-            return;
+            return Ok(());
         }
         self.finish_log();
         let place = logs.iter().position(|(directory, _)| directory.first == log.first);
-        let (directory, mut marks) = match place {
+        let (directory, marks) = match place {
             Some(place) => logs.remove(place),
             None => (LogDirectory::of(self.journal, log.first), Vec::new()),
         };
+        let mut walk = self.walk(log, directory, marks);
+        // A segment in the middle of a log is the first that is left of it only at the beginning of the journal.
+        let is_beginning = self.begins.as_ref().is_some_and(|(first, _)| *first == read.segment.first);
+        if is_beginning {
+            let pruned = read.segment.first.saturating_sub(log.first);
+            self.take_hashes(&mut walk, pruned)?;
+        }
+        self.current = Some(walk);
+        Ok(())
+    }
+
+    fn walk(&mut self, log: &LogHead, directory: LogDirectory, mut marks: Vec<Mark>) -> Walk {
         if !marks.iter().any(|mark| mark.source == Source::Newest) {
             let what = format!("log `{}` has no checkpoint that can be read", log.origin);
             self.report.add(Problem::new(Code::CheckpointMissing, what).at(&directory.checkpoint()));
@@ -197,11 +234,107 @@ impl Check<'_> {
             tiles_damaged: false,
             quoted: None,
             opened: false,
+            pruned: 0,
+            unreadable: false,
             changes: Vec::new(),
             vkey: None,
         };
         walk.meet();
-        self.current = Some(walk);
+        walk
+    }
+
+    /// Logs from before the first segment: all of their records were deleted, or are missing.
+    fn deleted_logs(
+        &mut self,
+        segments: &[Listed],
+        logs: &mut Vec<(LogDirectory, Vec<Mark>)>,
+    ) -> Result<(), VerifyError> {
+        let Some(first) = segments.first() else { return Ok(()) };
+        let head = super::range::head(first).ok().flatten();
+        let begins = head.and_then(|head| head.log).map_or(first.first, |log| log.first);
+        while let Some(place) = logs.iter().position(|(directory, _)| directory.first < begins) {
+            let (directory, marks) = logs.remove(place);
+            let Some(mark) = marks.iter().find(|mark| mark.source == Source::Newest) else { continue };
+            let (origin, size) = (mark.checkpoint.origin.clone(), mark.checkpoint.size);
+            let log = LogHead { origin, first: directory.first, opened: Timestamp::UNIX_EPOCH };
+            let mut walk = self.walk(&log, directory, marks);
+            self.take_hashes(&mut walk, size)?;
+            self.current = Some(walk);
+            self.finish_log();
+        }
+        Ok(())
+    }
+
+    /// Takes the hashes of deleted records out of the tiles, and the records about the tree that were kept. What the tiles say is checked
+    /// as records are, by the root.
+    fn take_hashes(&mut self, walk: &mut Walk, count: u64) -> Result<(), VerifyError> {
+        let first = walk.head.first;
+        let kept = walk.directory.kept_records().map_err(io_error("read", &walk.directory.kept()))?;
+        let mut kept = kept.into_iter().peekable();
+        for index in 0..count {
+            let Some(leaf) = walk.stored.leaf(index) else {
+                let what = format!(
+                    "the hashes of deleted records of log `{}` are missing, from record {} (leaf {index}) on",
+                    walk.head.origin,
+                    first.saturating_add(index)
+                );
+                self.report.add(Problem::new(Code::TilesDamaged, what).at(walk.directory.path()));
+                walk.unreadable = true;
+                break;
+            };
+            walk.pruned = walk.pruned.saturating_add(1);
+            walk.grow(index, leaf);
+            let seq = first.saturating_add(index);
+            if let Some((_, bytes)) = kept.next_if(|(kept, _)| *kept == seq) {
+                if leaf_hash(&bytes) == leaf {
+                    walk.event(seq, &bytes, &mut self.announced);
+                } else {
+                    let what =
+                        format!("the kept bytes of deleted record {seq} are not those that were signed");
+                    let path = walk.directory.kept().join(format!("{seq:020}"));
+                    self.report
+                        .add(Problem { seq: Some(seq), ..Problem::new(Code::RecordChanged, what).at(&path) });
+                }
+            }
+        }
+        self.report.pruned = self.report.pruned.saturating_add(walk.pruned);
+        Ok(())
+    }
+
+    /// Whether the records before the first that is there were deleted as a signed record said, or are missing.
+    fn begins(&mut self) {
+        let Some((first, segment)) = self.begins.take() else { return };
+        let mut expected = 0;
+        for log in &self.done {
+            let begins = log.walk.head.first;
+            if begins != expected && begins <= first {
+                let what = format!(
+                    "records {expected} to {} are missing with their hashes: there is no log before `{}`",
+                    begins.saturating_sub(1),
+                    log.walk.head.origin
+                );
+                let problem = Problem::new(Code::RecordsMissing, what).at(log.walk.directory.path());
+                self.report.add(Problem { seq: Some(expected), ..problem });
+            }
+            expected = begins.saturating_add(log.records);
+        }
+        let signed = |seq: u64| {
+            self.done.iter().any(|log| {
+                let covers = |mark: &Mark| {
+                    mark.met == Some(true)
+                        && (log.walk.head.first..log.walk.head.first.saturating_add(mark.checkpoint.size))
+                            .contains(&seq)
+                };
+                log.walk.marks.iter().any(covers)
+            })
+        };
+        if self.announced.iter().any(|(seq, below)| *below >= first && signed(*seq)) {
+            return;
+        }
+        let what = format!(
+            "the journal begins with record {first}: those before it are missing, and no signed record says that they were to be deleted"
+        );
+        self.report.problems.insert(0, Problem::new(Code::RecordsMissing, what).at(&segment.path));
     }
 
     fn hash(&mut self, read: &SegmentLeaves) {
@@ -217,20 +350,7 @@ impl Check<'_> {
     fn events(&mut self, read: &SegmentLeaves) {
         let Some(walk) = &mut self.current else { return };
         for (seq, payload) in &read.events {
-            let Ok((_, Record::Event(event))) = Record::parse(payload) else { continue };
-            match event {
-                Event::LogOpened { origin, vkey, previous } if *seq == walk.head.first => {
-                    walk.opened = origin == walk.head.origin;
-                    walk.vkey = vkey.parse().ok();
-                    walk.quoted = previous.map(String::from);
-                }
-                Event::KeyChanged { old, new } => {
-                    if let (Ok(old), Ok(new)) = (old.parse(), new.parse()) {
-                        walk.changes.push((*seq, old, new));
-                    }
-                }
-                _ => {}
-            }
+            walk.event(*seq, payload, &mut self.announced);
         }
     }
 
@@ -277,8 +397,13 @@ impl Check<'_> {
             let (size, origin) = (mark.checkpoint.size, &walk.head.origin);
             let what = match (mark.met, mark.source) {
                 (Some(true), _) => continue,
-                // The root cannot be right where records are known to be wrong.
-                _ if damaged => continue,
+                // The root cannot be right where records are known to be wrong, or their hashes missing.
+                _ if damaged || walk.unreadable => continue,
+                (Some(false), _) if walk.pruned == records => {
+                    format!(
+                        "the hashes of the deleted records of log `{origin}` do not give the root that was signed"
+                    )
+                }
                 (None, Source::Reader) => {
                     format!(
                         "log `{origin}` was rolled back: it holds {records} records, but a checkpoint that was seen earlier covers {size}"
@@ -430,6 +555,25 @@ impl Walk {
         self.newest().map(|mark| mark.checkpoint.size)
     }
 
+    /// Takes what a record says about the tree.
+    fn event(&mut self, seq: u64, payload: &[u8], announced: &mut Vec<(u64, u64)>) {
+        let Ok((_, Record::Event(event))) = Record::parse(payload) else { return };
+        match event {
+            Event::LogOpened { origin, vkey, previous } if seq == self.head.first => {
+                self.opened = origin == self.head.origin;
+                self.vkey = vkey.parse().ok();
+                self.quoted = previous.map(String::from);
+            }
+            Event::KeyChanged { old, new } => {
+                if let (Ok(old), Ok(new)) = (old.parse(), new.parse()) {
+                    self.changes.push((seq, old, new));
+                }
+            }
+            Event::RetentionPruned { below, .. } => announced.push((seq, below)),
+            _ => {}
+        }
+    }
+
     /// Takes a leaf into the tree, comparing what the tiles have on the way.
     fn push(&mut self, segment: &Listed, seq: u64, leaf: Hash) {
         let signed = self.signed().unwrap_or(0);
@@ -442,6 +586,11 @@ impl Walk {
                 None => self.tiles_damaged = true,
             }
         }
+        self.grow(index, leaf);
+    }
+
+    fn grow(&mut self, index: u64, leaf: Hash) {
+        let signed = self.signed().unwrap_or(0);
         let (tiles, damaged) = (self.directory.tiles(), &mut self.tiles_damaged);
         self.edge.push(leaf, &mut |tile| {
             // Those of the leaves have been compared hash by hash.
@@ -495,6 +644,7 @@ impl Done {
             origin: self.walk.head.origin.clone(),
             first: self.walk.head.first,
             records: self.records,
+            pruned: self.walk.pruned,
             signed: newest.map_or(0, |checkpoint| checkpoint.size),
             root: newest.map(Checkpoint::root_hex).unwrap_or_default(),
             key,

@@ -1,5 +1,6 @@
 //! `tidegate audit`: the journal for people and programs. One file a subcommand; what they share stands here.
 
+pub mod erase;
 pub mod explain;
 pub mod filter;
 mod progress;

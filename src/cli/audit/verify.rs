@@ -118,6 +118,7 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<Answer> {
         && let Some(target) = &args.export
     {
         let written = export::export(journal, target)?;
+        super::erase::tell_read(journal, "verify --export", None, Some(written));
         writeln!(io::stderr(), "tidegate: {written} records as tlog-tiles in `{}`", target.display())?;
     }
     Ok(if report.is_good() { Answer::Yes } else { Answer::No })
@@ -175,6 +176,9 @@ fn print(report: &Report, took: Duration, output: Output, out: &mut dyn Write) -
     )?;
     if report.unsigned > 0 {
         writeln!(out, "unsigned  {} records are newer than the last checkpoint", report.unsigned)?;
+    }
+    if report.pruned > 0 {
+        writeln!(out, "deleted   {} records by retention; their hashes were checked", report.pruned)?;
     }
     if report.before_tree > 0 {
         writeln!(out, "unproved  {} records are from before the journal had a tree", report.before_tree)?;

@@ -6,6 +6,7 @@
 
 mod branch;
 mod error;
+mod init;
 mod name;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
@@ -31,6 +32,7 @@ use public::PublicKey;
 use root::Root;
 
 pub use error::KeyError;
+pub use init::{RootFileError, make_root_files};
 pub use name::{Direction, InvalidKeyName, KeyName, Scope};
 #[cfg(feature = "pkcs11")]
 pub use pkcs11::Pkcs11Error;

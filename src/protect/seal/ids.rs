@@ -130,6 +130,8 @@ pub struct FrameLength(u32);
 impl FrameLength {
     /// That of bodies: 64 KiB, 0.05 % overhead.
     pub const BODY: Self = Self(64 * 1024);
+    /// That of objects at rest: 32 KiB, so that a range of 100 kB is read out of at most 200 kB of the object, the final frame included.
+    pub const REST: Self = Self(32 * 1024);
     /// The largest that is written or read.
     pub const MAX: u32 = 1024 * 1024;
 

@@ -1,6 +1,7 @@
 //! The whole gateway on real sockets: what leaves, what is recorded, what a reload does.
 
 mod endings;
+mod events;
 mod failover;
 mod fixture;
 mod limits;

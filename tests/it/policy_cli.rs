@@ -1,0 +1,294 @@
+//! `tidegate policy` as a process: on the shipped policies, on broken ones, and what it writes for programs.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tidegate::policy::embedded;
+
+fn policy(dir: &Path, args: &[&str]) -> (i32, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .arg("policy")
+        .args(args)
+        .current_dir(dir)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    assert!(stderr.is_empty() || status.code() != Some(0), "{}", String::from_utf8_lossy(&stderr));
+    let text = String::from_utf8([stdout, stderr].concat()).unwrap();
+    (status.code().unwrap(), text)
+}
+
+/// The shipped policies with their tests, in `policies` of a new directory.
+fn shipped() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = dir.path().join("policies");
+    embedded::write_to(&policies).unwrap();
+    dir
+}
+
+fn edit(dir: &Path, file: &str, from: &str, to: &str) {
+    let path = dir.join("policies").join(file);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{file} has no `{from}`");
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn the_shipped_policies_pass_everything() {
+    let dir = shipped();
+    let (code, text) = policy(dir.path(), &["check", "--strict"]);
+    assert_eq!((code, text.as_str()), (0, "13 policies: no problems\n"));
+    assert_eq!(policy(dir.path(), &["fmt", "--check"]), (0, "4 files, all laid out\n".into()));
+    let (code, text) = policy(dir.path(), &["test", "--coverage", "95"]);
+    assert!(
+        code == 0 && text.contains("43 of 43 cases as expected; 13 of 13 policies decided, 22 of 23 conditions seen both ways (97 %)"),
+        "{text}"
+    );
+    // Those of a far side too.
+    let far = dir.path().join("far");
+    embedded::write(embedded::FAR_SIDE, &far).unwrap();
+    assert_eq!(policy(dir.path(), &["check", "--strict", "far"]), (0, "3 policies: no problems\n".into()));
+    assert_eq!(policy(dir.path(), &["fmt", "--check", "far"]).0, 0);
+}
+
+#[test]
+fn errors_show_the_line_and_programs_get_the_same() {
+    let dir = shipped();
+    edit(dir.path(), "20-inference.cedar", "context.data.level <= 1", "context.data.levle <= 1");
+    edit(dir.path(), "30-data.cedar", "@owner(\"security\")\n", "");
+    fs::write(dir.path().join("policies/tests/more.toml"), "[cases]\n\"a\" = { alow = true }\n").unwrap();
+    let (code, text) = policy(dir.path(), &["check"]);
+    assert_eq!(code, 1);
+    insta::assert_snapshot!("check", text);
+
+    let (_, text) = policy(dir.path(), &["check", "--output", "json"]);
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    assert!(
+        findings.iter().any(|f| f["file"] == "policies/20-inference.cedar" && f["line"].as_u64() > Some(50))
+    );
+    let (_, text) = policy(dir.path(), &["check", "--output", "sarif"]);
+    let sarif: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    assert_eq!((results.len(), &sarif["version"]), (findings.len(), &"2.1.0".into()));
+    let region = &results[0]["locations"][0]["physicalLocation"]["region"];
+    assert_eq!(
+        (&region["startLine"], &region["startColumn"]),
+        (&findings[0]["line"], &findings[0]["column"])
+    );
+}
+
+#[test]
+fn advice_counts_only_if_strict() {
+    let dir = shipped();
+    edit(
+        dir.path(),
+        "30-data.cedar",
+        "@absence(\"without an agent in the chain there is none to forbid\")\n",
+        "",
+    );
+    let (code, text) = policy(dir.path(), &["check"]);
+    assert_eq!(code, 0);
+    insta::assert_snapshot!("advice", text);
+    assert_eq!(policy(dir.path(), &["check", "--strict"]).0, 1);
+}
+
+#[test]
+fn a_case_that_fails_says_what_happened_instead() {
+    let dir = shipped();
+    edit(dir.path(), "20-inference.cedar", "context.data.level <= 1", "context.data.level <= 2");
+    let (code, text) = policy(dir.path(), &["test", "--junit", "junit.xml", "--filter", "marketing"]);
+    assert_eq!(code, 1);
+    let text: String = text
+        .lines()
+        .map(|line| line.split(" ms").next().unwrap().trim_end_matches(char::is_numeric).to_owned() + "\n")
+        .collect();
+    insta::assert_snapshot!("failed", text);
+    let junit = fs::read_to_string(dir.path().join("junit.xml")).unwrap();
+    assert!(
+        junit.contains(r#"tests="2" skipped="0" failures="1""#) && junit.contains("it must be denied"),
+        "{junit}"
+    );
+}
+
+#[test]
+fn too_little_coverage_is_a_negative_answer() {
+    let dir = shipped();
+    fs::remove_file(dir.path().join("policies/tests/services.toml")).unwrap();
+    let (code, text) = policy(dir.path(), &["test", "--coverage", "95"]);
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("- status-for-anyone decided in no case")
+            && text.contains("coverage is 88 %, 95 % is wanted"),
+        "{text}"
+    );
+    assert_eq!(policy(dir.path(), &["test", "--coverage", "88"]).0, 0);
+    let (_, text) = policy(dir.path(), &["test", "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (report["cases"].as_array().unwrap().len(), report["coverage"].as_array().unwrap().len()),
+        (40, 13)
+    );
+}
+
+#[test]
+fn without_tests_or_policies_it_says_what_to_do() {
+    let dir = shipped();
+    let (code, text) = policy(dir.path(), &["test", "--filter", "no such case"]);
+    assert!(code == 3 && text.contains("no case in `policies` is called `no such case`"), "{text}");
+    fs::remove_dir_all(dir.path().join("policies/tests")).unwrap();
+    let (code, text) = policy(dir.path(), &["test"]);
+    assert!(code == 1 && text.contains("policies/tests: cannot list the directory"), "{text}");
+    assert_eq!(policy(dir.path(), &["check", "--strict"]).0, 0, "tests are optional");
+    let (code, text) = policy(dir.path(), &["check", "nowhere"]);
+    assert!(code == 1 && text.contains("nowhere"), "{text}");
+}
+
+#[test]
+fn laying_out_changes_the_layout_alone() {
+    let dir = shipped();
+    let file = dir.path().join("policies/40-services.cedar");
+    let good = fs::read_to_string(&file).unwrap();
+    let squeezed = good.lines().map(|line| {
+        if line.starts_with("//") || line.starts_with('@') {
+            format!("{line}\n")
+        } else {
+            format!("{} ", line.trim())
+        }
+    });
+    fs::write(&file, squeezed.collect::<String>()).unwrap();
+    let (code, text) = policy(dir.path(), &["fmt", "--check"]);
+    assert_eq!(
+        (code, text.as_str()),
+        (1, "policies/40-services.cedar: is not laid out: run `tidegate policy fmt`\n")
+    );
+    assert_eq!(policy(dir.path(), &["fmt"]), (0, "policies/40-services.cedar: laid out\n".into()));
+    let again = fs::read_to_string(&file).unwrap();
+    assert_eq!(again.split_whitespace().collect::<Vec<_>>(), good.split_whitespace().collect::<Vec<_>>());
+    fs::write(&file, "permit (").unwrap();
+    let (code, text) = policy(dir.path(), &["fmt"]);
+    assert!(code == 1 && text.contains("40-services.cedar: "), "{text}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "permit (", "what does not parse stays as it is");
+}
+
+#[test]
+fn explaining_tells_who_decided_and_what_was_missing() {
+    let dir = shipped();
+    let mut all = String::new();
+    for (wanted, args) in [
+        (
+            1,
+            &["action=infer", "team=marketing", "model=eu/tide-small", "level=confidential", "residency=EU"]
+                [..],
+        ),
+        (0, &["--case", "clinical, restricted goes sealed"]),
+        (1, &["--case", "clinical, restricted goes sealed", "purpose=fun"]),
+        (1, &["action=infer", "team=research", "model=eu/tide-small", "residency=mars", "level=public"]),
+        (3, &["action=infer", "team=research"]),
+        (3, &["action=infer", "colour=red"]),
+        (3, &["--case", "no such"]),
+    ] {
+        let (code, text) = policy(dir.path(), &[&["explain"], args].concat());
+        assert_eq!(code, wanted, "{args:?}: {text}");
+        all += &format!("$ tidegate policy explain {}\n{text}\n", args.join(" "));
+    }
+    insta::assert_snapshot!("explain", all);
+    let (_, text) = policy(dir.path(), &["explain", "--case", "agents do not", "--output", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&said["decision"], &said["code"]), (&"deny".into(), &"policy_forbidden".into()));
+    let policies = said["asked"][0]["policies"].as_array().unwrap();
+    let never = policies.iter().find(|policy| policy["id"] == "agents-never-delete").unwrap();
+    assert!(never["matches"] == true && policies.len() == 13, "{never}");
+}
+
+#[test]
+fn watching_sees_what_is_saved() {
+    use std::io::{BufRead as _, BufReader};
+    let dir = shipped();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["policy", "watch", "--case", "marketing, confidential"])
+        .current_dir(dir.path())
+        .env("NO_COLOR", "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut until = |what: &str| lines.by_ref().find(|line| line.contains(what)).is_some_and(|_| true);
+    assert!(
+        until("13 policies: no problems")
+            && until("43 of 43")
+            && until("denied: no policy permits this")
+            && until("watching policies")
+    );
+    edit(dir.path(), "20-inference.cedar", "context.data.level <= 1", "context.data.level <= 2");
+    assert!(
+        until("✗ marketing, confidential")
+            && until("42 of 43")
+            && until("allowed: infer of eu/tide-small")
+            && until("watching")
+    );
+    edit(dir.path(), "20-inference.cedar", "permit (", "permit ((");
+    assert!(until("error: unexpected token") && until("watching"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// The fenced block of that language in which the text stands.
+fn block<'a>(page: &'a str, language: &str, text: &str) -> &'a str {
+    let mut blocks = page.split("```").skip(1).step_by(2);
+    let found = blocks.find(|block| block.starts_with(language) && block.contains(text));
+    found.unwrap_or_else(|| panic!("no {language} block with {text}")).split_once('\n').unwrap().1
+}
+
+#[test]
+fn the_page_can_be_followed() {
+    let page = fs::read_to_string("docs/policies.md").unwrap();
+    let dir = shipped();
+    let policies = dir.path().join("policies");
+    fs::write(policies.join("tests/sales.toml"), block(&page, "toml", "sales, internal")).unwrap();
+    let (code, text) = policy(dir.path(), &["test"]);
+    assert!(code == 1 && text.contains("there is no policy `sales-models`"), "{text}");
+    let team = block(&page, "json", "Tidegate::Team");
+    edit(
+        dir.path(),
+        "entities.json",
+        "  {\"uid\": {\"type\": \"Tidegate::Team\"",
+        &format!("  {team}  {{\"uid\": {{\"type\": \"Tidegate::Team\""),
+    );
+    let inference = policies.join("20-inference.cedar");
+    let before = fs::read_to_string(&inference).unwrap();
+    let marketing = before.find("// Rented GPUs").unwrap();
+    let (head, tail) = before.split_at(marketing);
+    fs::write(&inference, format!("{head}{}\n{tail}", block(&page, "cedar", "sales-models"))).unwrap();
+    assert_eq!(policy(dir.path(), &["check", "--strict"]), (0, "14 policies: no problems\n".into()));
+    assert_eq!(policy(dir.path(), &["fmt", "--check"]).0, 0);
+    let (code, text) = policy(dir.path(), &["test"]);
+    assert!(code == 0 && text.contains("46 of 46"), "{text}");
+    let (_, text) = policy(dir.path(), &["explain", "--case", "sales, in the US"]);
+    assert!(text.starts_with(block(&page, "text", "sales-models").trim_end()), "{text}");
+}
+
+#[test]
+fn the_cookbook_holds() {
+    let mut names: Vec<String> = fs::read_dir("policies/examples/cookbook")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".cedar").map(str::to_owned))
+        .collect();
+    names.sort();
+    let page = fs::read_to_string("docs/policies.md").unwrap();
+    assert_eq!(names.len(), 10);
+    for name in names {
+        let dir = shipped();
+        let policies = dir.path().join("policies");
+        let from = Path::new("policies/examples/cookbook");
+        fs::copy(from.join(format!("{name}.cedar")), policies.join(format!("50-{name}.cedar"))).unwrap();
+        fs::copy(from.join(format!("{name}.toml")), policies.join(format!("tests/cookbook-{name}.toml")))
+            .unwrap();
+        let (code, text) = policy(dir.path(), &["check", "--strict"]);
+        assert_eq!(code, 0, "{name}: {text}");
+        assert_eq!(policy(dir.path(), &["fmt", "--check"]).0, 0, "{name}");
+        let (code, text) = policy(dir.path(), &["test", "--filter", "cookbook-"]);
+        assert_eq!(code, 0, "{name}: {text}");
+        assert!(page.contains(&format!("cookbook/{name}.cedar")), "docs/policies.md does not name {name}");
+    }
+}
