@@ -72,7 +72,7 @@ pub struct AddArgs {
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
     /// Records from this time on are kept; all, if it is not given
-    #[arg(long, value_name = "TIME", value_parser = super::since)]
+    #[arg(long, value_name = "TIME", value_parser = super::filter::since)]
     pub from: Option<Timestamp>,
 }
 
