@@ -62,7 +62,9 @@ fn shown(seen: &RecordView<'_>) -> Row {
     };
     let mut why: Vec<String> = Vec::new();
     why.extend(seen.count.map(|count| format!("{count} refusals, counted")));
-    why.extend(seen.code.iter().chain(&seen.event).chain(&seen.policies).map(|part| printable(part)));
+    // A code says nothing that the policies beside it do not say better.
+    let code = seen.code.iter().filter(|_| seen.policies.is_empty());
+    why.extend(code.chain(&seen.event).chain(&seen.policies).map(|part| printable(part)));
     if decision == "end" {
         why.extend(seen.ending.map(|ending| ending.name().to_owned()));
     }

@@ -231,8 +231,13 @@ impl FrameReader {
 
     /// Begins at an offset, which must be that of a frame.
     pub(crate) fn open_at(path: &Path, offset: u64) -> io::Result<Self> {
-        let reader = Self::open(path)?;
-        Ok(Self { base: offset, ..reader })
+        let mut reader = Self::open(path)?;
+        if let Source::Compressed(decoder, at) = &mut reader.source {
+            // From front to back is the only way.
+            *at = io::copy(&mut decoder.take(offset), &mut io::sink())?;
+        }
+        reader.base = offset;
+        Ok(reader)
     }
 
     /// Where the frame begins that `next` gave last.

@@ -23,6 +23,9 @@ const MAX_ENTITIES: u64 = 64 << 20;
 /// The most policy files in a bundle, and the most files of entities.
 const MAX_FILES: usize = 1_000;
 
+/// What a bundle has of some kind, in words, and which file names are of it.
+type Kind = (&'static str, fn(&str) -> bool);
+
 /// The files of one bundle, in order of name.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
@@ -54,8 +57,7 @@ impl Source {
             }
         };
         names.sort();
-        let kinds: [(&str, fn(&str) -> bool); 2] =
-            [("policy files", is_policy), ("files of entities", is_entities)];
+        let kinds: [Kind; 2] = [("policy files", is_policy), ("files of entities", is_entities)];
         for (kind, is_kind) in kinds {
             if names.iter().filter(|name| is_kind(name)).count() > MAX_FILES {
                 problems.push(&source.dir, "", format!("more than {MAX_FILES} {kind}"), "merge some of them");
@@ -110,7 +112,7 @@ impl Source {
         if !self.files.iter().any(|(name, _)| is_policy(name)) {
             problems.push(&self.dir, "", "has no policy", "add a file that ends in `.cedar`");
         }
-        let kinds: [(&str, fn(&str) -> bool); 2] = [(SCHEMA, is_schema), (ENTITIES, is_entities)];
+        let kinds: [Kind; 2] = [(SCHEMA, is_schema), (ENTITIES, is_entities)];
         for (name, is_kind) in kinds {
             if !self.files.iter().any(|(file, _)| is_kind(file)) {
                 problems.push(self.path(name), "", "is missing", "start from the shipped one");

@@ -8,7 +8,6 @@ fn forge(candidate: Candidate, request: Box<RequestRecord>) -> Permit {
     Permit {
         candidate,
         protection: Protection::None,
-        policies: Vec::new(),
         evaluations: Vec::new(),
         bundle: "".into(),
         request,

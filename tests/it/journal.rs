@@ -381,7 +381,7 @@ async fn a_query_prints_what_it_finds() {
     let line =
         |id: RecordId| table.lines().find(|line| line.contains(id.to_string().get(..18).unwrap())).unwrap();
     assert!(line(allowed).contains("alice") && line(allowed).contains("200"), "{table}");
-    assert!(line(denied).contains("deny") && line(denied).contains("not_permitted"), "{table}");
+    assert!(line(denied).contains("deny") && line(denied).contains("chat-for-research"), "{table}");
     assert!(table.starts_with("TIME"), "{table}");
 
     let by_id = FilterArgs { id: Some(denied.into()), ..FilterArgs::default() };

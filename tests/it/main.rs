@@ -22,6 +22,7 @@ mod policy;
 mod policy_broken;
 mod policy_cli;
 mod protect;
+mod review;
 mod seal;
 mod seal_fuzz;
 mod seal_vectors;

@@ -42,6 +42,9 @@ pub enum IndexError {
         /// Why not.
         source: io::Error,
     },
+    /// It is asked for a name that it may not know.
+    #[error("names of principals are encrypted in some records, so no index knows them")]
+    Personal,
     /// SQLite cannot go on, also with a new file.
     #[error("the index `{}` failed", path.display())]
     Database {
@@ -173,6 +176,9 @@ impl Index {
     /// The index or the journal cannot be read.
     pub fn search(&self, filter: &Filter, limit: usize) -> Result<(Vec<Hit>, u64), IndexError> {
         let failed = |source| IndexError::Database { path: self.path.clone(), source };
+        if filter.principal.is_some() && search::has_personal(&self.connection).map_err(failed)? {
+            return Err(IndexError::Personal);
+        }
         let (places, total) = search::places(&self.connection, filter, limit).map_err(failed)?;
         Ok((search::fetch(&self.journal, &places, filter)?, total))
     }

@@ -5,10 +5,11 @@ use std::path::Path;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
-use super::fill::{NOTHING, decision};
+use super::fill::{NOTHING, PERSONAL, decision};
 use super::schema::SEPARATOR;
 use crate::audit::filter::Filter;
 use crate::audit::reader::{Place, ReadError, Reader};
+use crate::audit::subjects::Opener;
 use crate::audit::view::RecordView;
 
 /// A record that fits, with the outcome of its decision.
@@ -19,6 +20,9 @@ pub struct Hit {
     /// The same of the outcome, if there is one by now.
     pub outcome: Option<(u64, Vec<u8>)>,
 }
+
+/// Records that are read over to come to the next one.
+const NEAR: u64 = 200;
 
 /// Where a record stands, and its outcome.
 pub(super) type Places = (Place, Option<Place>);
@@ -91,6 +95,11 @@ impl Conditions {
     }
 }
 
+/// Whether some names of principals are in no index, because they can be erased.
+pub(super) fn has_personal(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) > 0 FROM word WHERE text = ?1", [PERSONAL], |row| row.get(0))
+}
+
 /// The newest places that may fit, oldest first, and how many there are in all.
 pub(super) fn places(
     connection: &Connection,
@@ -123,14 +132,16 @@ pub(super) fn places(
 /// Takes the records from the journal. One that is no longer there, or does not fit, is left out.
 pub(super) fn fetch(journal: &Path, places: &[Places], filter: &Filter) -> Result<Vec<Hit>, ReadError> {
     let mut reader = None;
+    let mut opener = Opener::new(journal);
+    let mut shown = |bytes: Vec<u8>| opener.restored(&bytes).unwrap_or(bytes);
     let mut hits = Vec::with_capacity(places.len());
     for (record, outcome) in places {
-        let Some(bytes) = read(journal, &mut reader, *record)? else { continue };
+        let Some(bytes) = read(journal, &mut reader, *record)?.map(&mut shown) else { continue };
         if !RecordView::parse(&bytes).is_ok_and(|view| filter.matches(&view)) {
             continue;
         }
         let outcome = match outcome {
-            Some(place) => read(journal, &mut reader, *place)?.map(|bytes| (place.seq, bytes)),
+            Some(place) => read(journal, &mut reader, *place)?.map(|bytes| (place.seq, shown(bytes))),
             None => None,
         };
         hits.push(Hit { record: (record.seq, bytes), outcome });
@@ -140,7 +151,11 @@ pub(super) fn fetch(journal: &Path, places: &[Places], filter: &Filter) -> Resul
 
 /// One record; none if its segment has been dropped since.
 fn read(journal: &Path, reader: &mut Option<Reader>, place: Place) -> Result<Option<Vec<u8>>, ReadError> {
-    if reader.as_ref().is_none_or(|reader| reader.next() != place) {
+    // What lies close ahead is sooner read to than opened anew.
+    let close = |at: Place| at.segment == place.segment && at.seq <= place.seq && place.seq - at.seq <= NEAR;
+    if let Some(reader) = reader.as_mut().filter(|reader| close(reader.next())) {
+        while reader.next().seq < place.seq && reader.read_next()?.is_some() {}
+    } else {
         *reader = match Reader::resume(journal, place) {
             Ok(reader) => Some(reader),
             Err(ReadError::Missing(_)) => None,

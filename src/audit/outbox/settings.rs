@@ -82,7 +82,7 @@ impl schemars::JsonSchema for DestinationName {
 pub struct ExportSettings {
     /// Base URL of an OTLP/HTTP collector (`https://collector.example:4318`); `/v1/logs` is appended. `http` only on this machine.
     pub endpoint: String,
-    /// File of headers to send, one `name: value` a line, mode 0600: tokens of the collector. Read again after each failure.
+    /// File of headers to send, one `name: value` a line, mode 0600: tokens of the collector. Read again after each failure. Absent: no headers of its own.
     #[serde(default)]
     pub headers_file: Option<PathBuf>,
     /// CA certificate (PEM) that signed the collector's certificate; required for `https://`, absent for `http://`.

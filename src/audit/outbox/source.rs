@@ -125,7 +125,13 @@ mod tests {
 
     fn event(audit: &Audit, bytes: usize) {
         let problems = vec!["x".repeat(bytes).into()];
-        audit.event(&Event::Reload { actor: "file".into(), old: None, new: None, problems });
+        audit.event(&Event::Reload {
+            actor: "file".into(),
+            old: None,
+            new: None,
+            files: Vec::new(),
+            problems,
+        });
     }
 
     #[tokio::test]

@@ -15,7 +15,6 @@ use crate::audit::filter::Filter;
 use crate::audit::formats::{Entry, OpenDecisions, csv, json_lines, ocsf};
 use crate::audit::index::{Index, IndexError, Renewed, Watch};
 use crate::audit::lines::{self, Row};
-use crate::audit::subjects::{self, Opener};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,9 +105,7 @@ pub fn query(args: &QueryArgs, note: &mut dyn FnMut(String)) -> anyhow::Result<R
 fn search(args: &QueryArgs, note: &mut dyn FnMut(String), bar: &Bar) -> anyhow::Result<Results> {
     let filter = args.filter.filter();
     // The newest of all, or of a time, stand together; and whoever wants very many is served by reading.
-    // Users that can be erased are not in the index, from which nobody could erase them.
-    let erasable = filter.principal.is_some() && args.journal.join(subjects::DIRECTORY).is_dir();
-    let by_index = !args.no_index && !erasable && !filter.is_time_only() && args.limit <= MOST_BY_INDEX;
+    let by_index = !args.no_index && !filter.is_time_only() && args.limit <= MOST_BY_INDEX;
     if by_index {
         match indexed(args, &filter, note, bar) {
             Err(error) if error.allows_scan() => {
@@ -131,9 +128,7 @@ fn indexed(
 ) -> Result<Results, IndexError> {
     let index = Index::open(&args.journal, &mut Watching { note, bar })?;
     let (hits, total) = index.search(filter, args.limit)?;
-    let mut opener = Opener::new(&args.journal);
-    let mut restored = |(seq, bytes): (u64, Vec<u8>)| (seq, opener.restored(&bytes).unwrap_or(bytes));
-    let rows = hits.into_iter().filter_map(|hit| Row::of(restored(hit.record), hit.outcome)).collect();
+    let rows = hits.into_iter().filter_map(|hit| Row::of(hit.record, hit.outcome)).collect();
     Ok(Results { rows, total: Some(total) })
 }
 

@@ -131,7 +131,11 @@ impl Printer {
         [
             Cell::new(row.time.strftime("%H:%M:%S")),
             Cell::new(end(name(&row.who), who)),
-            Cell::new(end(&asked(row), what)),
+            Cell::new(if row.action.is_empty() {
+                end(&asked(row), what)
+            } else {
+                beginning(&asked(row), what)
+            }),
             Cell::new(decision.trim_end()).fg(tint),
             Cell::new(beginning(&row.why, why)),
             self.faint(id.get(..FIXED[2]).unwrap_or(&id)),
@@ -143,8 +147,11 @@ fn date(row: &Row) -> Date {
     Offset::UTC.to_datetime(row.time).date()
 }
 
-/// A user's id is `issuer|subject`; the subject is who people know.
+/// A user's id is `issuer|subject`; the subject is who people know. Of the address of somebody unknown the port tells nothing.
 fn name(who: &str) -> &str {
+    if who.parse::<std::net::SocketAddr>().is_ok() {
+        return who.rsplit_once(':').map_or(who, |(address, _)| address);
+    }
     who.rsplit_once('|').map_or(who, |(_, subject)| if subject.is_empty() { who } else { subject })
 }
 
@@ -191,6 +198,7 @@ mod tests {
         assert_eq!((end("ada", 3), beginning("ada", 3)), ("ada".into(), "ada".into()));
         assert_eq!(name("https://issuer.example|ada"), "ada");
         assert_eq!(name("spiffe://x/y"), "spiffe://x/y");
+        assert_eq!((name("192.0.2.7:4711"), name("[2001:db8::1]:1")), ("192.0.2.7", "[2001:db8::1]"));
     }
 
     #[test]

@@ -354,3 +354,56 @@ async fn a_missing_changed_or_unreadable_bundle_is_told_from_a_different_answer(
     told("is not in");
     assert!(matches!(replay(&allowed, Path::new("/nowhere")), Err(ReplayError::Missing { .. })));
 }
+
+/// What changes from run to run, made equal: ids, hashes, times, ports.
+fn steady(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let words = line.split(' ').map(|word| {
+            let bare = word.trim_end_matches([',', ';']);
+            let hex = bare.len() >= 32 && bare.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+            let varies = hex
+                || bare.starts_with("127.0.0.1:")
+                || bare.starts_with("http://127")
+                || bare.ends_with('Z');
+            if varies { word.replace(bare, "…") } else { word.to_owned() }
+        });
+        out.push_str(&words.collect::<Vec<_>>().join(" "));
+        out.push('\n');
+    }
+    out
+}
+
+#[tokio::test]
+async fn a_crossing_is_explained() {
+    use tidegate::audit::crossing::{Found, find};
+    use tidegate::cli::audit::explain::Explained;
+
+    let (bench, allowed, denied) = pair().await;
+    let journal = bench.border.dir.path().join("journal");
+    for record in [&allowed, &denied] {
+        bench.border.closed_records(record["id"].as_str().unwrap()).await;
+    }
+    let mut pages = Vec::new();
+    for record in [&allowed, &denied] {
+        let prefix = record["id"].as_str().unwrap().parse().unwrap();
+        let Found::One(crossing) = find(&journal, &prefix, |_| ()).unwrap() else { panic!("{prefix}") };
+        let explained = Explained::of(crossing, &mut Replayer::new(&bench.bundles()), None);
+        assert!(explained.agrees());
+        assert_eq!(explained.json()["agrees"], true);
+        let text = explained.text();
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        // The sentence holds the time; the rest is the same each time.
+        let (sentence, facts) = text.split_once("\n\n").unwrap();
+        let sentence = sentence.replace('\n', " ");
+        let (what, rest) =
+            sentence.split_once(" on 2").or_else(|| sentence.split_once(" on 1")).unwrap_or((&sentence, ""));
+        let why = rest.split_once(", because ").map_or("", |(_, why)| why);
+        pages.push(format!(
+            "{what} … because {why}\n\n{}",
+            steady(facts).lines().filter(|line| !line.starts_with("outcome")).collect::<Vec<_>>().join("\n")
+        ));
+    }
+    insta::assert_snapshot!(pages.join("\n\n=====\n\n"));
+    bench.border.running.shutdown().await;
+}
