@@ -535,7 +535,9 @@ async fn the_commands_erase_and_hold() {
     assert!(code == 1 && out.contains("nothing is known of"), "{out}");
     assert_eq!(run(&["query", "--principal", "alice"]).0, 1);
     let (code, out, _) = run(&["query", "--id", &id.to_string()]);
-    assert!(code == 0 && out.contains("erased on 20"), "{out}");
+    assert!(code == 0 && out.contains(" erased "), "{out}");
+    let (_, out, _) = run(&["query", "--id", &id.to_string(), "--output", "json"]);
+    assert!(out.contains("erased on 20"), "{out}");
     assert_eq!(run(&["hold", "list"]), (1, "no holds\n".to_owned(), String::new()));
     assert_eq!(run(&["hold", "add", "case-17", "--reason", "litigation", "--from", "7d"]).0, 0);
     let (code, _, error) = run(&["hold", "add", "case-17", "--reason", "again"]);

@@ -41,8 +41,6 @@ const POLICY_SLIPS: &[(&str, &str)] = &[
 /// Slips in the schema.
 const SCHEMA_SLIPS: &[(&str, &str)] = &[
     ("namespace Tidegate", "namespace Tidegte"),
-    ("entity Team;", ""),
-    ("entity Team;", "entity Tem;"),
     ("entity User in [Team]", "entity User in [Teams]"),
     ("tenant: String,", "tenant: Strin,"),
     ("tenant: String,", ""),

@@ -88,10 +88,10 @@ pub struct ExportSettings {
     /// CA certificate (PEM) that signed the collector's certificate; required for `https://`, absent for `http://`.
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// Certificate (PEM) that we show to the collector; with `client_key`. Read again after each failure.
+    /// Certificate (PEM) that we show to the collector; with `client_key`. Read again after each failure. Absent: none is shown.
     #[serde(default)]
     pub client_certificate: Option<PathBuf>,
-    /// Its private key, mode 0600.
+    /// Its private key, mode 0600. Absent: see `client_certificate`.
     #[serde(default)]
     pub client_key: Option<PathBuf>,
     /// Whether segments of the journal are kept until this destination has acknowledged their records.

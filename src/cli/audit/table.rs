@@ -149,6 +149,10 @@ fn date(row: &Row) -> Date {
 
 /// A user's id is `issuer|subject`; the subject is who people know. Of the address of somebody unknown the port tells nothing.
 fn name(who: &str) -> &str {
+    if who.starts_with("erased on ") {
+        // When stands in the other forms.
+        return "erased";
+    }
     if who.parse::<std::net::SocketAddr>().is_ok() {
         return who.rsplit_once(':').map_or(who, |(address, _)| address);
     }
