@@ -67,7 +67,16 @@ pub(super) fn confirm(
             (answer, [ids(&allowed), ids(&denied)].concat(), better)
         }
     };
-    tell(environment, &request, &env.entities, (answer, policies))
+    let named = policies.iter().filter_map(|id| bundle.policy_set().policy(&PolicyId::new(id)));
+    let mut read: Vec<String> = named.map(json_text).collect();
+    if let Claimed::Allowed(invariant) = claimed {
+        read.push(invariant.canonical());
+    }
+    tell(environment, &request, &env.entities, (answer, policies, read.concat()))
+}
+
+fn json_text(policy: &cedar_policy::Policy) -> String {
+    policy.to_json().map(|json| json.to_string()).unwrap_or_default()
 }
 
 fn unconfirmed(what: &str) -> String {
@@ -114,7 +123,7 @@ fn tell(
     environment: &str,
     request: &Request,
     entities: &Entities,
-    (answer, policies): (String, Vec<String>),
+    (answer, policies, read): (String, Vec<String>, String),
 ) -> Result<Counterexample, String> {
     let incomplete = "the solver's request is not complete";
     let principal = request.principal().ok_or(incomplete)?;
@@ -137,7 +146,7 @@ fn tell(
             (false, true) => Protection::Sealed.to_string(),
             (true, true) => "masked and sealed".to_owned(),
         },
-        also: also(&context, entities),
+        also: also(&context, entities, &read),
         answer,
         policies,
         request: json!({
@@ -148,8 +157,8 @@ fn tell(
     })
 }
 
-/// Facts that a request need not have, and what it is about.
-fn also(context: &Value, entities: &Entities) -> BTreeMap<String, String> {
+/// More facts, as far as the policies in question read them: `read` is those policies in JSON.
+fn also(context: &Value, entities: &Entities, read: &str) -> BTreeMap<String, String> {
     let facts = [
         ("agent", "/chain/agent"),
         ("connected by", "/chain/workload"),
@@ -159,15 +168,21 @@ fn also(context: &Value, entities: &Entities) -> BTreeMap<String, String> {
         ("max tokens", "/request/maxTokens"),
         ("bytes", "/request/bytes"),
         ("origin", "/data/origin"),
+        ("token age", "/chain/tokenAge"),
+        ("streams", "/request/stream"),
     ];
     let text = |value: &Value| match (entity(value), value) {
-        (Some(uid), _) => Some(placed(&uid, entities)),
-        (None, Value::String(text)) => (!text.is_empty()).then(|| quoted(text)),
-        (None, Value::Number(number)) => (number.as_i64() != Some(0)).then(|| number.to_string()),
-        _ => None,
+        (Some(uid), _) => placed(&uid, entities),
+        (None, Value::String(text)) => quoted(text),
+        (None, other) => other.to_string(),
     };
-    let found =
-        facts.iter().filter_map(|(name, path)| Some(((*name).to_owned(), text(context.pointer(path)?)?)));
+    let is_read = |path: &str| {
+        path.rsplit('/').next().is_some_and(|name| read.contains(&format!("\"attr\":\"{name}\"")))
+    };
+    let found = facts
+        .iter()
+        .filter(|(_, path)| is_read(path))
+        .filter_map(|(name, path)| Some(((*name).to_owned(), text(context.pointer(path)?))));
     found.collect()
 }
 
@@ -183,7 +198,7 @@ fn residency(value: &Value) -> String {
         .into_iter()
         .flatten()
         .filter_map(entity)
-        .map(|uid| quoted(uid.id().unescaped()))
+        .map(|uid| if uid.id().unescaped().is_empty() { name(&uid) } else { quoted(uid.id().unescaped()) })
         .collect();
     if places.is_empty() { "nowhere".to_owned() } else { places.join(", ") }
 }
@@ -202,7 +217,11 @@ fn placed(uid: &EntityUid, entities: &Entities) -> String {
     if above.is_empty() { name(uid) } else { format!("{} in {}", name(uid), above.join(", ")) }
 }
 
+/// The solver calls what needs no name by the empty one.
 fn name(uid: &EntityUid) -> String {
+    if uid.id().unescaped().is_empty() {
+        return format!("some {}", uid.type_name().basename());
+    }
     format!("{} {}", uid.type_name().basename(), quoted(uid.id().unescaped()))
 }
 
