@@ -200,7 +200,7 @@ fn explaining_tells_who_decided_and_what_was_missing() {
     assert_eq!((&said["decision"], &said["code"]), (&"deny".into(), &"policy_forbidden".into()));
     let policies = said["asked"][0]["policies"].as_array().unwrap();
     let never = policies.iter().find(|policy| policy["id"] == "agents-never-delete").unwrap();
-    assert!(never["matches"] == true && policies.len() == 13, "{never}");
+    assert!(never["matches"] == true && policies.len() == 14, "{never}");
 }
 
 #[test]
@@ -218,14 +218,14 @@ fn watching_sees_what_is_saved() {
     let mut until = |what: &str| lines.by_ref().find(|line| line.contains(what)).is_some_and(|_| true);
     assert!(
         until("14 policies: no problems")
-            && until("43 of 43")
+            && until("44 of 44")
             && until("denied: no policy permits this")
             && until("watching policies")
     );
     edit(dir.path(), "20-inference.cedar", "context.data.level <= 1", "context.data.level <= 2");
     assert!(
         until("✗ marketing, confidential")
-            && until("42 of 43")
+            && until("43 of 44")
             && until("allowed: infer of eu/tide-small")
             && until("watching")
     );
