@@ -20,6 +20,8 @@ mod solver;
 mod witness;
 #[cfg(feature = "prove")]
 mod work;
+#[cfg(feature = "prove")]
+mod worker;
 
 pub use cache::Cache;
 pub use invariants::{DIRECTORY, Invariant, Invariants};

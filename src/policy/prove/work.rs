@@ -1,7 +1,6 @@
 //! Asks the solver: every claim for every kind of request, spread over processes.
 //!
-//! A job is one kind of request with all claims, so that the policies are translated once for it. Each worker has one solver at a
-//! time; one that is late is ended and replaced.
+//! A job is one kind of request with all claims, so that the policies are translated once for it.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -9,23 +8,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cedar_policy::{Policy, PolicySet, RequestEnv};
-use cedar_policy_symcc::solver::LocalSolver;
-use cedar_policy_symcc::{CedarSymCompiler, CompiledPolicy, CompiledPolicySet, Env, err};
 
 use super::cache::Cache;
 use super::claims::{ClaimError, at, of_the_gateway};
 use super::invariants::{Invariant, Invariants};
 use super::report::{Counterexample, Finding, Kind, Report, Verdict};
 use super::solver::Solver;
-use super::witness::{Claimed, confirm};
+use super::worker::Worker;
 use crate::model::Protection;
 use crate::policy::Bundle;
 use crate::policy::schema::describe;
 
 /// Changes whenever the same question would be asked otherwise.
 const FORM: &str = "tidegate proofs 2, cedar 4.14.1, symcc 0.8.1";
-/// What a solver may take beyond its own limit before it is ended.
-const GRACE: Duration = Duration::from_secs(2);
 /// The protections that must allow what no protection allows.
 const BETTER: [Protection; 2] = [Protection::Masked, Protection::Sealed];
 
@@ -52,7 +47,7 @@ pub enum ProveError {
 }
 
 /// One claim, ready to be asked.
-enum Claim<'a> {
+pub(super) enum Claim<'a> {
     Invariant(&'a Invariant, Policy),
     /// Each policy as it is, and for requests of the gateway only.
     NeverErrors(Vec<(Policy, Policy)>),
@@ -62,13 +57,13 @@ enum Claim<'a> {
 }
 
 /// The bundle as if under each protection.
-struct Ladder {
-    none: PolicySet,
-    better: Vec<(Protection, PolicySet)>,
+pub(super) struct Ladder {
+    pub(super) none: PolicySet,
+    pub(super) better: Vec<(Protection, PolicySet)>,
 }
 
 /// The answer for one kind of request.
-enum Answer {
+pub(super) enum Answer {
     Holds,
     Fails(Box<Counterexample>),
     Open(String),
@@ -225,7 +220,7 @@ fn ask_all(
     let work = || -> Result<(), ProveError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ProveError::Runtime)?;
-        let mut worker = Worker { solver, limit: options.limit, process: None };
+        let mut worker = Worker::new(solver, options.limit);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some((name, env)) = environments.get(index) else { return Ok(()) };
@@ -243,168 +238,4 @@ fn ask_all(
         })
     })?;
     Ok(answers.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
-}
-
-/// One solver at a time, and what is asked of it.
-struct Worker<'a> {
-    solver: &'a Solver,
-    limit: Duration,
-    process: Option<CedarSymCompiler<LocalSolver>>,
-}
-
-/// One question.
-enum Question<'a> {
-    Disjoint(&'a CompiledPolicySet, &'a CompiledPolicySet),
-    Implies(&'a CompiledPolicySet, &'a CompiledPolicySet),
-    NeverErrors(&'a CompiledPolicy),
-}
-
-impl Worker<'_> {
-    /// All claims for one kind of request.
-    async fn job(
-        &mut self,
-        bundle: &Bundle,
-        name: &str,
-        env: &RequestEnv,
-        claims: &[Claim<'_>],
-    ) -> Vec<(Answer, Duration)> {
-        let all =
-            CompiledPolicySet::compile(bundle.policy_set(), env, bundle.schema()).map_err(|e| reason(&e));
-        let mut answers = Vec::new();
-        for claim in claims {
-            let began = Instant::now();
-            let answer = match (claim, &all) {
-                (Claim::Unclear(why), _) | (_, Err(why)) => Answer::Open(why.clone()),
-                (Claim::Invariant(invariant, bad), Ok(all)) => {
-                    self.invariant(bundle, (name, env), (invariant, bad), all).await
-                }
-                (Claim::NeverErrors(policies), Ok(_)) => {
-                    self.never_errors(bundle, (name, env), policies).await
-                }
-                (Claim::Ladder(ladder), Ok(_)) => self.ladder(bundle, (name, env), ladder).await,
-            };
-            answers.push((answer, began.elapsed()));
-        }
-        answers
-    }
-
-    async fn invariant(
-        &mut self,
-        bundle: &Bundle,
-        (name, env): (&str, &RequestEnv),
-        (invariant, bad): (&Invariant, &Policy),
-        all: &CompiledPolicySet,
-    ) -> Answer {
-        let compile = |policy: &Policy| {
-            let compiled = CompiledPolicy::compile(policy, env, bundle.schema());
-            compiled.map(CompiledPolicy::into_compiled_policyset).map_err(|error| reason(&error))
-        };
-        // The larger claim, over requests that cannot be as well, is the shorter text and mostly true.
-        let any = match compile(invariant.policy()) {
-            Ok(any) => any,
-            Err(why) => return Answer::Open(why),
-        };
-        if matches!(self.ask(Question::Disjoint(all, &any)).await, Ok(None)) {
-            return Answer::Holds;
-        }
-        let bad = match compile(bad) {
-            Ok(bad) => bad,
-            Err(why) => return Answer::Open(why),
-        };
-        match self.ask(Question::Disjoint(all, &bad)).await {
-            Ok(None) => Answer::Holds,
-            Ok(Some(found)) => shown(confirm(bundle, name, &found, Claimed::Allowed(invariant))),
-            Err(why) => Answer::Open(why),
-        }
-    }
-
-    async fn never_errors(
-        &mut self,
-        bundle: &Bundle,
-        (name, env): (&str, &RequestEnv),
-        policies: &[(Policy, Policy)],
-    ) -> Answer {
-        for (policy, of_the_gateway) in policies {
-            // Most policies cannot err at all, and that takes no solver.
-            let compiled = CompiledPolicy::compile(policy, env, bundle.schema());
-            if let Ok(compiled) = &compiled
-                && matches!(self.ask(Question::NeverErrors(compiled)).await, Ok(None))
-            {
-                continue;
-            }
-            let compiled = match CompiledPolicy::compile(of_the_gateway, env, bundle.schema()) {
-                Ok(compiled) => compiled,
-                Err(error) => return Answer::Open(reason(&error)),
-            };
-            match self.ask(Question::NeverErrors(&compiled)).await {
-                Ok(None) => {}
-                Ok(Some(found)) => return shown(confirm(bundle, name, &found, Claimed::Errors(policy.id()))),
-                Err(why) => return Answer::Open(why),
-            }
-        }
-        Answer::Holds
-    }
-
-    async fn ladder(&mut self, bundle: &Bundle, (name, env): (&str, &RequestEnv), ladder: &Ladder) -> Answer {
-        let compile = |set| CompiledPolicySet::compile(set, env, bundle.schema()).map_err(|e| reason(&e));
-        let none = match compile(&ladder.none) {
-            Ok(none) => none,
-            Err(why) => return Answer::Open(why),
-        };
-        for (rung, set) in &ladder.better {
-            let better = match compile(set) {
-                Ok(better) => better,
-                Err(why) => return Answer::Open(why),
-            };
-            match self.ask(Question::Implies(&none, &better)).await {
-                Ok(None) => {}
-                Ok(Some(found)) => return shown(confirm(bundle, name, &found, Claimed::Lost(*rung))),
-                Err(why) => return Answer::Open(why),
-            }
-        }
-        Answer::Holds
-    }
-
-    /// The request that refutes it, if there is one.
-    async fn ask(&mut self, question: Question<'_>) -> Result<Option<Env>, String> {
-        let mut process = match self.process.take() {
-            Some(process) => process,
-            None => self.solver.start(self.limit)?,
-        };
-        let answer = tokio::time::timeout(self.limit.saturating_add(GRACE), async {
-            match question {
-                Question::Disjoint(a, b) => process.check_disjoint_with_counterexample_opt(a, b).await,
-                Question::Implies(a, b) => process.check_implies_with_counterexample_opt(a, b).await,
-                Question::NeverErrors(a) => process.check_never_errors_with_counterexample_opt(a).await,
-            }
-        });
-        let late = || format!("no answer within {} ms", self.limit.as_millis());
-        match answer.await {
-            Ok(Ok(answer)) => {
-                self.process = Some(process);
-                Ok(answer)
-            }
-            // It gave up by its own limit, and takes the next question.
-            Ok(Err(err::Error::SolverUnknown)) => {
-                self.process = Some(process);
-                Err(late())
-            }
-            Ok(Err(error)) => Err(reason(&error)),
-            Err(_) => Err(late()),
-        }
-    }
-}
-
-fn shown(confirmed: Result<Counterexample, String>) -> Answer {
-    confirmed.map_or_else(Answer::Open, |request| Answer::Fails(Box::new(request)))
-}
-
-fn reason(error: &err::Error) -> String {
-    match error {
-        err::Error::PolicyNotWellTyped { errs } => {
-            let first = errs.first().map(ToString::to_string).unwrap_or_default();
-            format!("a policy does not fit the schema: {first}")
-        }
-        error => describe(error),
-    }
 }
