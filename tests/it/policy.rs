@@ -541,7 +541,6 @@ fn a_bundle_is_exactly_the_files_of_its_directory() {
     let before = Bundle::load(dir).unwrap();
 
     let junk = "this is no policy";
-    fs::create_dir(dir.join("invariants")).unwrap();
     for name in
         ["invariants/seal.bad.cedar", "invariants/more.cedar", ".hidden.cedar", "notes.txt", "old.cedar~"]
     {
