@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "prove"))]
 use cedar_policy::PolicySet;
 use cedar_policy::{PolicyId, Schema};
 use serde::Serialize;
@@ -57,7 +57,7 @@ pub struct Bundle {
     files: Vec<(String, Vec<u8>)>,
     names: Names,
     schema: Schema,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "prove"))]
     policies: PolicySet,
     infos: HashMap<PolicyId, Arc<PolicyInfo>>,
     spans: HashMap<PolicyId, Range<usize>>,
@@ -162,7 +162,7 @@ impl Bundle {
                 names,
                 schema,
                 engine: Engine::new(&checked.policies),
-                #[cfg(test)]
+                #[cfg(any(test, feature = "prove"))]
                 policies: checked.policies,
                 infos: checked.infos,
                 spans: checked.spans,
@@ -243,6 +243,11 @@ impl Bundle {
 
     pub(super) const fn contexts(&self) -> &Contexts {
         &self.contexts
+    }
+
+    #[cfg(feature = "prove")]
+    pub(super) const fn policy_set(&self) -> &PolicySet {
+        &self.policies
     }
 
     pub(super) const fn shared_hash(&self) -> &Arc<str> {

@@ -27,6 +27,14 @@ pub const FILES: &[(&str, &str)] = shipped![
 /// The tests of the shipped policies, by name within `tests/`.
 pub const TESTS: &[(&str, &str)] = shipped!["tests/data.toml", "tests/inference.toml", "tests/services.toml"];
 
+/// The invariants that the shipped policies are proved to keep, by name within `invariants/`.
+pub const INVARIANTS: &[(&str, &str)] = shipped![
+    "invariants/agents.bad.cedar",
+    "invariants/anonymous.bad.cedar",
+    "invariants/residency.bad.cedar",
+    "invariants/restricted.bad.cedar",
+];
+
 /// The policies of a cluster-side gateway (`policies/examples/far-side`), by name: it opens what a border sealed.
 pub const FAR_SIDE: &[(&str, &str)] = shipped![
     "examples/far-side/10-safety.cedar",
@@ -44,13 +52,14 @@ pub fn bundle() -> Result<Bundle, Problems> {
     Bundle::from_files("policies", files)
 }
 
-/// Writes the shipped files and their tests into a directory, which is made if need be. A file that is there already stays as it is.
+/// Writes the shipped files, their tests and their invariants into a directory, which is made if need be. A file that is there already stays as it is.
 ///
 /// # Errors
 /// The first file that could not be written.
 pub fn write_to(dir: &Path) -> io::Result<()> {
     write(FILES, dir)?;
-    write(TESTS, &dir.join(super::suite::DIRECTORY))
+    write(TESTS, &dir.join(super::suite::DIRECTORY))?;
+    write(INVARIANTS, &dir.join(super::prove::DIRECTORY))
 }
 
 /// Writes files of this module into a directory, which is made if need be. A file that is there already stays as it is.

@@ -4,7 +4,7 @@
 //! ([`AuthzRequest`]), and the outcome. A [`Permit`] can be made only in here, by [`Bundle::decide`], and only for an Allow
 //! without any evaluation error. No decision is ever cached; what is cached are the few entities that a decision looks at.
 //!
-//! Must not do: I/O but for reading the bundle, reading clocks, or knowing of HTTP. Nothing else names the Cedar library.
+//! Must not do: I/O but for reading the bundle and, in [`prove`], running a solver; reading clocks, or knowing of HTTP. Nothing else names the Cedar library.
 
 mod advice;
 mod anatomy;
@@ -25,6 +25,7 @@ mod lint;
 mod master;
 mod names;
 mod permit;
+pub mod prove;
 mod record;
 pub mod replay;
 mod request;

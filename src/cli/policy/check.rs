@@ -9,10 +9,11 @@ use serde_json::json;
 
 use super::{Answer, Paint};
 use crate::model::{Problem, Problems};
+use crate::policy::prove::Invariants;
 use crate::policy::suite::Suite;
 use crate::policy::{Bundle, advise, suite};
 
-/// Check policies, schema, entities and tests of a directory
+/// Check policies, schema, entities, tests and invariants of a directory
 ///
 /// Errors are what `serve` would refuse. Warnings are advice: policies that do less
 /// or more than they seem to. Exit code 1 if there are errors, with --strict also
@@ -87,6 +88,7 @@ fn examine(directory: &Path) -> (Vec<(Severity, Problem)>, usize) {
     {
         problems.append(wrong);
     }
+    Invariants::load(directory, bundle.as_ref(), &mut problems);
     let mut findings: Vec<_> =
         problems.into_vec().into_iter().map(|problem| (Severity::Error, problem)).collect();
     let shown = directory.display().to_string();

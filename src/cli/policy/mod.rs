@@ -3,6 +3,7 @@
 mod check;
 mod explain;
 mod fmt;
+mod prove;
 mod test;
 mod watch;
 
@@ -17,6 +18,7 @@ use super::Answer;
 pub(super) enum Policy {
     Check(check::Args),
     Fmt(fmt::Args),
+    Prove(prove::Args),
     Test(test::Args),
     Explain(explain::Args),
     Watch(watch::Args),
@@ -28,6 +30,7 @@ pub(super) fn run(command: &Policy) -> anyhow::Result<Answer> {
     match command {
         Policy::Check(args) => check::run(args, &mut out),
         Policy::Fmt(args) => fmt::run(args, &mut out),
+        Policy::Prove(args) => prove::run(args, &mut out),
         Policy::Test(args) => test::run(args, &mut out),
         Policy::Explain(args) => explain::run(args, &mut out),
         Policy::Watch(args) => watch::run(args, &mut out),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Answer;
 use super::{check, explain, test};
-use crate::policy::suite::DIRECTORY;
+use crate::policy::{prove, suite};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -69,7 +69,8 @@ pub(super) fn forever(
 fn state(directory: &Path) -> Vec<(PathBuf, Option<SystemTime>, u64)> {
     let list = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut state: Vec<_> = list(directory)
-        .chain(list(&directory.join(DIRECTORY)))
+        .chain(list(&directory.join(suite::DIRECTORY)))
+        .chain(list(&directory.join(prove::DIRECTORY)))
         .filter_map(|entry| {
             let meta = entry.metadata().ok()?;
             Some((entry.path(), meta.modified().ok(), meta.len()))

@@ -178,7 +178,7 @@ allow = true
 "another team" = { team = "marketing", allow = "marketing-models" }
 "the wrong place" = { model = "us/tide-small", deny = "residency" }
 "the second place" = { model = ["us/tide-small", "eu/tide-small"], chosen = "eu/tide-small" }
-"nobody" = { anonymous = true, team = [], deny = "policy_denied" }
+"nobody" = { anonymous = true, team = [], deny = true }
 "sealed" = { team = "clinical", purpose = "care", level = "restricted", model = "haven/tide-small", can_open = "haven", allow = ["clinical-restricted-sealed"], protection = "sealed" }
 "nobody can open it" = { team = "clinical", purpose = "care", level = "restricted", model = "haven/tide-small", deny = ["restricted-only-sealed"] }
 "#);

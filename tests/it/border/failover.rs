@@ -1,6 +1,6 @@
 //! Another endpoint is tried only when it is safe, and every attempt is decided and recorded.
 
-use super::fixture::{Border, Recorder, write_policy};
+use super::fixture::{Border, Recorder, let_anyone_send, write_policy};
 
 /// A port that nobody listens on.
 fn dead() -> String {
@@ -156,6 +156,7 @@ async fn confidential_data_never_takes_an_accepted_plaintext_connection() {
         let far = serde_json::json!({ "uid": { "type": "Tidegate::Service", "id": "far" }, "attrs": {}, "parents": [] });
         list.as_array_mut().unwrap().push(far);
         std::fs::write(&entities, list.to_string()).unwrap();
+        let_anyone_send(dir);
         write_policy(dir, "@id(\"test-far\")\npermit (principal, action, resource);\n");
     })
     .await;

@@ -219,6 +219,14 @@ pub(super) fn write_policy(dir: &Path, text: &str) {
     std::fs::rename(beside, dir.join("policies/90-test.cedar")).unwrap();
 }
 
+/// Takes the shipped rule away that only public data leaves without an identity: for tests of what comes after it.
+pub(super) fn let_anyone_send(dir: &Path) {
+    let file = dir.join("policies/10-safety.cedar");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (kept, _) = text.split_once("@id(\"anonymous-only-public\")").unwrap();
+    std::fs::write(file, kept).unwrap();
+}
+
 fn configuration(address: &str, endpoints: &[String], more: &str) -> String {
     format!(
         r#"

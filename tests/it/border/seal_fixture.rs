@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::fixture::{Border, PEER, connect, parse, whole_answer, write_policy};
+use super::fixture::{Border, PEER, connect, let_anyone_send, parse, whole_answer, write_policy};
 
 /// What no one between the two gateways may see.
 pub(super) const PROMPT: &str = "MARKER-PROMPT-7c1d";
@@ -55,6 +55,7 @@ impl Pair {
         let relay = Relay::start(far.dir.path(), far.running.data_address().port()).await;
         let border = Border::prepared(&border_configuration(&relay.endpoint), |dir| {
             copy_keys(border_keys, dir);
+            let_anyone_send(dir);
             write_policy(
                 dir,
                 "@id(\"test-chat\")\npermit (principal, action == Tidegate::Action::\"infer\", resource);\n",
