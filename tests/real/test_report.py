@@ -67,9 +67,9 @@ def test_a_stranger_confirms_a_period(t):
 def test_the_journal_learns_who_took_records(t):
     gateway, _ = t.echo_gateway()
     assert gateway.request("GET", "/app/1")[0] == 200
+    gateway.stop()
     gateway.command("audit", "export", "--journal", gateway.journal, "--format", "csv", "--decision", "allow", "-o", t.folder / "csv")
     gateway.command("audit", "report", "--journal", gateway.journal, "--from", 0, "--to", 2, "-o", t.folder / "bundle.tar")
-    gateway.stop()
     gateway.start()
     gateway.stop()
     read = [r for r in gateway.records() if r.get("event") == "audit.read"]
