@@ -64,6 +64,19 @@ def test_a_stranger_confirms_a_period(t):
     assert checker(out, other)[0] == 1
 
 
+def test_the_journal_learns_who_took_records(t):
+    gateway, _ = t.echo_gateway()
+    assert gateway.request("GET", "/app/1")[0] == 200
+    gateway.stop()
+    gateway.command("audit", "export", "--journal", gateway.journal, "--format", "csv", "--decision", "allow", "-o", t.folder / "csv")
+    gateway.command("audit", "report", "--journal", gateway.journal, "--from", 0, "--to", 2, "-o", t.folder / "bundle.tar")
+    gateway.start()
+    gateway.stop()
+    read = [r for r in gateway.records() if r.get("event") == "audit.read"]
+    assert [r["how"] for r in read] == ["export", "report"], read
+    assert read[0]["asked"] == '{"decision":"allow"}' and read[0]["records"] == 2 and read[1]["records"] == 2, read
+
+
 def test_another_implementation_checks_the_bundle(t):
     folder, python = components.install("tlog", COMPONENTS), components.modern_python()
     _, out, log, vkey = bundle(t)

@@ -66,6 +66,12 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Answer> {
     let exported = progress::with(&args.journal, "exporting", |bar| {
         export(&args.journal, &filter, format, &args.out, bar.bytes())
     })?;
+    super::erase::tell_read(
+        &args.journal,
+        "export",
+        Some(&described(&filter).to_string()),
+        Some(exported.records),
+    );
     let out = &mut io::stdout().lock();
     let place = args.out.display().to_string();
     if args.output == Output::Json {

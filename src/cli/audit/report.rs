@@ -56,7 +56,11 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Answer> {
         write(&args.journal, period, key.as_ref(), &args.out, bar.bytes())
     });
     match made {
-        Ok(bundle) => print(&bundle, args, &mut io::stdout().lock()).map(|()| Answer::Yes),
+        Ok(bundle) => {
+            let asked = format!("{} to {}", bundle.from, bundle.to);
+            super::erase::tell_read(&args.journal, "report", Some(&asked), Some(bundle.statistics.records));
+            print(&bundle, args, &mut io::stdout().lock()).map(|()| Answer::Yes)
+        }
         Err(error) if error.is_negative() => {
             writeln!(io::stderr(), "tidegate: {error}")?;
             Ok(Answer::No)
