@@ -53,7 +53,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
         }
     }
     if changed == 0 && broken == 0 {
-        writeln!(out, "{} files, all laid out", files.len())?;
+        let files = if files.len() == 1 { "1 file".to_owned() } else { format!("{} files", files.len()) };
+        writeln!(out, "{files}, all laid out")?;
     }
     Ok(if broken > 0 || (args.check && changed > 0) { Answer::No } else { Answer::Yes })
 }

@@ -227,6 +227,32 @@ pub(super) fn let_anyone_send(dir: &Path) {
     std::fs::write(file, kept).unwrap();
 }
 
+/// What the gateways of these tests have in common; `client_auth` as in the configuration.
+pub(super) fn head(client_auth: &str) -> String {
+    let client_ca = if client_auth == "off" { "" } else { "client_ca = \"ca.pem\"" };
+    format!(
+        r#"
+[listen]
+address = "127.0.0.1:0"
+drain = "5s"
+[listen.tls]
+certificate = "server.pem"
+key = "server.key"
+client_auth = "{client_auth}"
+{client_ca}
+[listen.limits]
+max_connections_per_ip = 0
+[admin]
+address = "127.0.0.1:0"
+[policy]
+directory = "policies"
+[audit]
+directory = "journal"
+segment_size = "4MiB"
+"#
+    )
+}
+
 fn configuration(address: &str, endpoints: &[String], more: &str) -> String {
     format!(
         r#"

@@ -14,7 +14,7 @@ use tidegate::protect::seal::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::fixture::{Answer, Border, PEER, Seen, parse, write_policy};
+use super::fixture::{Answer, Border, PEER, Seen, head, parse, write_policy};
 use super::seal_fixture::{make_private, write_root};
 
 /// What stands in the clear and must not lie in the store.
@@ -181,26 +181,10 @@ pub(super) fn keys(dir: &std::path::Path) -> Keys {
 }
 
 fn configuration(endpoint: &str) -> String {
+    let head = head("required");
     format!(
         r#"
-[listen]
-address = "127.0.0.1:0"
-drain = "5s"
-[listen.tls]
-certificate = "server.pem"
-key = "server.key"
-client_auth = "required"
-client_ca = "ca.pem"
-[listen.limits]
-max_connections_per_ip = 0
-[admin]
-address = "127.0.0.1:0"
-[policy]
-directory = "policies"
-[audit]
-directory = "journal"
-segment_size = "4MiB"
-[[identity.mtls.trust_domains]]
+{head}[[identity.mtls.trust_domains]]
 name = "border.test"
 tenant = "acme"
 workloads = [{{ id = "{PEER}", teams = ["research"], cluster = "haven", can_open = "job" }}]

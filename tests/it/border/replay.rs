@@ -10,7 +10,7 @@ use tidegate::identity::new_api_key;
 use tidegate::policy::replay::{ReplayError, Replayer, replay};
 use tidegate::protect::keys::Direction;
 
-use super::fixture::{Border, PEER, Recorder};
+use super::fixture::{Border, PEER, Recorder, head};
 use super::objects_fixture::{KEYS, keys, scope};
 use super::seal_fixture::{make_private, write_root};
 
@@ -114,26 +114,10 @@ impl Bench {
 }
 
 fn configuration(upstream: &str) -> String {
+    let head = head("optional");
     let mut text = format!(
         r#"
-[listen]
-address = "127.0.0.1:0"
-drain = "5s"
-[listen.tls]
-certificate = "server.pem"
-key = "server.key"
-client_auth = "optional"
-client_ca = "ca.pem"
-[listen.limits]
-max_connections_per_ip = 0
-[admin]
-address = "127.0.0.1:0"
-[policy]
-directory = "policies"
-[audit]
-directory = "journal"
-segment_size = "4MiB"
-[identity]
+{head}[identity]
 api_keys = "api.json"
 [[identity.mtls.trust_domains]]
 name = "border.test"

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::fixture::{Border, PEER, connect, let_anyone_send, parse, whole_answer, write_policy};
+use super::fixture::{Border, PEER, connect, head, let_anyone_send, parse, whole_answer, write_policy};
 
 /// What no one between the two gateways may see.
 pub(super) const PROMPT: &str = "MARKER-PROMPT-7c1d";
@@ -91,24 +91,10 @@ pub(super) fn prompt(stream: bool) -> String {
 }
 
 fn border_configuration(endpoint: &str) -> String {
+    let head = head("off");
     format!(
         r#"
-[listen]
-address = "127.0.0.1:0"
-drain = "5s"
-[listen.tls]
-certificate = "server.pem"
-key = "server.key"
-[listen.limits]
-max_connections_per_ip = 0
-[admin]
-address = "127.0.0.1:0"
-[policy]
-directory = "policies"
-[audit]
-directory = "journal"
-segment_size = "4MiB"
-[clusters.haven]
+{head}[clusters.haven]
 endpoints = ["{endpoint}"]
 models = ["tide-small"]
 can_open = "haven"
@@ -126,26 +112,10 @@ residency = ["EU"]
 }
 
 fn far_configuration(endpoint: &str) -> String {
+    let head = head("required");
     format!(
         r#"
-[listen]
-address = "127.0.0.1:0"
-drain = "5s"
-[listen.tls]
-certificate = "server.pem"
-key = "server.key"
-client_auth = "required"
-client_ca = "ca.pem"
-[listen.limits]
-max_connections_per_ip = 0
-[admin]
-address = "127.0.0.1:0"
-[policy]
-directory = "policies"
-[audit]
-directory = "journal"
-segment_size = "4MiB"
-[[identity.mtls.trust_domains]]
+{head}[[identity.mtls.trust_domains]]
 name = "border.test"
 tenant = "borders"
 workloads = [
