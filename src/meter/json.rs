@@ -87,38 +87,40 @@ impl Scanner {
         }
     }
 
-    /// What was found since the last call.
-    pub(super) fn take(&mut self) -> Option<Found> {
-        self.found.take()
-    }
-
-    /// Reads on.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
+    /// Reads on, and hands over whatever is found, each thing once.
+    pub(super) fn feed(&mut self, bytes: &[u8], mut note: impl FnMut(Found)) {
         let mut rest = bytes;
-        while !self.done {
-            let Some((first, tail)) = rest.split_first() else { return };
-            if self.at == At::String {
-                // Most bytes of an answer are text: jump to what could end it.
-                let run = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-                let Some((text, after)) = rest.split_at_checked(run) else { return };
-                self.keep(text);
-                let Some((mark, tail)) = after.split_first() else { return };
-                self.keep(&[*mark]);
-                rest = tail;
-                if *mark == b'\\' {
-                    self.at = At::Escape;
-                } else {
-                    self.end_string();
-                }
-                continue;
-            }
-            rest = tail;
-            self.keep(&[*first]);
-            match self.at {
-                At::Escape => self.at = At::String,
-                At::Outside | At::String => self.outside(*first),
+        while !self.done && !rest.is_empty() {
+            rest = self.step(rest);
+            if let Some(found) = self.found.take() {
+                note(found);
             }
         }
+    }
+
+    /// Reads one byte, or within a string all that cannot end it, and gives the rest.
+    fn step<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let Some((first, tail)) = bytes.split_first() else { return bytes };
+        if self.at == At::String {
+            // Most bytes of an answer are text: jump to what could end it.
+            let run = memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+            let (text, after) = bytes.split_at_checked(run).unwrap_or((bytes, &[]));
+            self.keep(text);
+            let Some((mark, tail)) = after.split_first() else { return after };
+            self.keep(&[*mark]);
+            if *mark == b'\\' {
+                self.at = At::Escape;
+            } else {
+                self.end_string();
+            }
+            return tail;
+        }
+        self.keep(&[*first]);
+        match self.at {
+            At::Escape => self.at = At::String,
+            At::Outside | At::String => self.outside(*first),
+        }
+        tail
     }
 
     /// One byte outside of strings.
@@ -243,11 +245,11 @@ mod tests {
     use super::*;
 
     fn scan(place: Place, text: &[u8], cut: usize) -> Option<Found> {
-        let mut scanner = Scanner::new(place);
+        let (mut scanner, mut last) = (Scanner::new(place), None);
         for piece in text.chunks(cut.max(1)) {
-            scanner.feed(piece);
+            scanner.feed(piece, |found| last = Some(found));
         }
-        scanner.take()
+        last
     }
 
     fn object(text: &str) -> Option<Found> {
@@ -292,16 +294,16 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let mut scanner = Scanner::new(Place::Top);
-        scanner.feed(br#"{"usage":{"a":""#);
+        let (mut scanner, mut all) = (Scanner::new(Place::Top), Vec::new());
+        scanner.feed(br#"{"usage":{"a":""#, |found| all.push(found));
         for _ in 0..64 {
-            scanner.feed(&[b'x'; 4096]);
+            scanner.feed(&[b'x'; 4096], |found| all.push(found));
         }
-        assert_eq!(scanner.take(), Some(Found::Odd));
         assert!(scanner.object.is_none());
-        scanner.feed(br#""},""#);
+        scanner.feed(br#""},""#, |found| all.push(found));
+        assert_eq!(all, [Found::Odd]);
         for _ in 0..64 {
-            scanner.feed(&[b'k'; 4096]);
+            scanner.feed(&[b'k'; 4096], |_| {});
         }
         assert!(scanner.key.as_ref().is_some_and(|key| key.capacity() <= 4 * MAX_KEY));
     }

@@ -135,8 +135,8 @@ impl Events {
 struct Event {
     /// Its lines so far, joined by LF; reused from event to event.
     data: Vec<u8>,
-    /// Reads the data instead once it is longer than [`MAX_EVENT`].
-    long: Option<Scanner>,
+    /// Reads the data instead once it is longer than [`MAX_EVENT`], and what it found last.
+    long: Option<(Scanner, Option<Found>)>,
     /// Whether there was a `data` line.
     some: bool,
 }
@@ -155,15 +155,15 @@ impl Event {
     }
 
     fn push(&mut self, text: &[u8]) {
-        if let Some(scanner) = &mut self.long {
-            scanner.feed(text);
+        if let Some((scanner, last)) = &mut self.long {
+            scanner.feed(text, |found| *last = Some(found));
         } else if self.data.len().saturating_add(text.len()) <= MAX_EVENT {
             self.data.extend_from_slice(text);
         } else {
-            let mut scanner = Scanner::new(Place::TopOrResponse);
-            scanner.feed(&self.data);
-            scanner.feed(text);
-            self.long = Some(scanner);
+            let (mut scanner, mut last) = (Scanner::new(Place::TopOrResponse), None);
+            scanner.feed(&self.data, |found| last = Some(found));
+            scanner.feed(text, |found| last = Some(found));
+            self.long = Some((scanner, last));
         }
     }
 
@@ -171,11 +171,11 @@ impl Event {
     fn finish(&mut self) -> (bool, Option<Found>) {
         let real = std::mem::take(&mut self.some) && self.data != b"[DONE]";
         let found = match self.long.take() {
-            Some(mut scanner) => scanner.take(),
+            Some((_, last)) => last,
             None if may_report(&self.data) => {
-                let mut scanner = Scanner::new(Place::TopOrResponse);
-                scanner.feed(&self.data);
-                scanner.take()
+                let mut last = None;
+                Scanner::new(Place::TopOrResponse).feed(&self.data, |found| last = Some(found));
+                last
             }
             None => None,
         };

@@ -70,12 +70,7 @@ impl Tap {
         let reading = &mut self.reading;
         match &mut self.form {
             Form::Blind => {}
-            Form::Json(scanner) => {
-                scanner.feed(bytes);
-                if let Some(found) = scanner.take() {
-                    note(reading, &found);
-                }
-            }
+            Form::Json(scanner) => scanner.feed(bytes, |found| note(reading, &found)),
             Form::Events(events) => {
                 events.feed(bytes, |found| note(reading, &found));
                 reading.events = events.count();
@@ -112,6 +107,20 @@ mod tests {
 
     fn headers(list: &[(http::HeaderName, &str)]) -> HeaderMap {
         list.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn an_odd_report_leaves_the_sound_one_before_it_however_they_come() {
+        let body = br#"{"usage":{"prompt_tokens":1,"completion_tokens":2},"usage":"none"}"#;
+        for size in [1, body.len()] {
+            let mut tap = Tap::for_response(true, &headers(&[(CONTENT_TYPE, "application/json")]));
+            body.chunks(size).for_each(|piece| tap.feed(piece));
+            assert_eq!(
+                (tap.usage().unwrap().output_tokens, tap.reading().odd),
+                (2, 1),
+                "in pieces of {size}"
+            );
+        }
     }
 
     #[test]
