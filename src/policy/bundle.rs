@@ -19,6 +19,7 @@ use super::engine::Engine;
 use super::entities::Slices;
 use super::master::Master;
 use super::names::{Names, type_name};
+use super::nesting::STACK_BYTES;
 use super::request::probe;
 use super::schema;
 use super::source::{SCHEMA, Source};
@@ -143,7 +144,23 @@ impl Bundle {
         problems.is_empty().then_some(Entities(master))
     }
 
-    fn assemble(source: Source, mut problems: Problems) -> Result<Self, Problems> {
+    /// Parses and validates, on a stack that is deep enough for whatever [`nesting::check`] lets through.
+    fn assemble(source: Source, problems: Problems) -> Result<Self, Problems> {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("policies".to_owned()).stack_size(STACK_BYTES);
+            let failed = |what: String| {
+                let mut problems = Problems::new();
+                problems.push("", "", format!("the policies could not be loaded: {what}"), "try again");
+                problems
+            };
+            let running = thread
+                .spawn_scoped(scope, || Self::assembled(source, problems))
+                .map_err(|error| failed(error.to_string()))?;
+            running.join().unwrap_or_else(|_| Err(failed("a policy made the library panic".to_owned())))
+        })
+    }
+
+    fn assembled(source: Source, mut problems: Problems) -> Result<Self, Problems> {
         let (Some(names), Some(contexts)) = (Names::new(), Contexts::new()) else {
             problems.push("", "", "the names of the Cedar domain do not parse", "");
             return Err(problems);

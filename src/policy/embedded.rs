@@ -88,7 +88,8 @@ mod tests {
         let mut there: Vec<String> = fs::read_dir("policies")
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| Path::new("policies").join(name).is_file())
+            // How Kubernetes gets the files is no part of them.
+            .filter(|name| Path::new("policies").join(name).is_file() && name != "kustomization.yaml")
             .collect();
         there.sort();
         let embedded: Vec<&str> = FILES.iter().map(|(name, _)| *name).collect();

@@ -24,6 +24,7 @@ mod index;
 mod lint;
 mod master;
 mod names;
+mod nesting;
 mod permit;
 pub mod prove;
 mod record;

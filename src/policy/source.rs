@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::nesting::{self, TooDeep};
 use crate::model::Problems;
 
 /// The schema's file name.
@@ -185,9 +186,27 @@ impl Source {
             .collect()
     }
 
+    /// The text, if a parser can be trusted with it.
+    fn shallow<'a>(&self, name: &str, text: &'a str, problems: &mut Problems) -> Option<&'a str> {
+        match nesting::check(text) {
+            Ok(()) => Some(text),
+            Err(TooDeep { line, what }) => {
+                problems.push(
+                    self.path(name),
+                    format!("line {line}"),
+                    what,
+                    "split it into several policies",
+                );
+                None
+            }
+        }
+    }
+
     fn utf8<'a>(&self, name: &str, bytes: &'a [u8], problems: &mut Problems) -> Option<&'a str> {
         match std::str::from_utf8(bytes) {
-            Ok(text) => Some(text),
+            // The parser of JSON has a bound of its own.
+            Ok(text) if is_entities(name) => Some(text),
+            Ok(text) => self.shallow(name, text, problems),
             Err(error) => {
                 problems.push(self.path(name), format!("byte {}", error.valid_up_to()), "is not UTF-8", "");
                 None
