@@ -1,7 +1,7 @@
 //! Any bytes, to everything that reads the sealed form.
 #![no_main]
 
-#[path = "../seal_reader.rs"]
-mod seal_reader;
+#[path = "../targets/mod.rs"]
+mod targets;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| seal_reader::read(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::seal_reader::read(input));
