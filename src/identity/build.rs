@@ -9,6 +9,7 @@ use crate::model::{Clock, Problems};
 
 use super::api_key::ApiKeys;
 use super::cache::TokenCache;
+use super::discovery::is_safe_url;
 use super::jwks::MAX_SET_BYTES;
 use super::jwt::Issuer;
 use super::keyring::{KeyRing, KeySource, Origin, RingParts};
@@ -151,8 +152,8 @@ fn check_bounds(issuer: &IssuerSettings, note: &mut Note<'_>) {
     if issuer.max_stale > MAX_STALE {
         note.push("max_stale", "is longer than 1d", "use at most `1d`");
     }
-    if issuer.jwks_ca.is_some() && issuer.jwks_url.is_none() {
-        note.push("jwks_ca", "has no effect without `jwks_url`", "remove it");
+    if issuer.jwks_ca.is_some() && issuer.jwks_file.is_some() {
+        note.push("jwks_ca", "has no effect beside `jwks_file`", "remove it");
     }
 }
 
@@ -174,21 +175,13 @@ fn origin(issuer: &IssuerSettings, note: &mut Note<'_>) -> Option<Origin> {
             note.push("jwks_url", "stands beside `jwks_file`", "remove one of the two");
             None
         }
+        (None, None) if is_safe_url(&issuer.issuer) => Some(Origin::Discovery { ca: issuer.jwks_ca.clone() }),
         (None, None) => {
-            note.push("jwks_url", "is missing", "set `jwks_url` or `jwks_file`");
+            let message = "is missing, and the issuer is no URL that keys could be discovered from";
+            note.push("jwks_url", message, "set `jwks_url` or `jwks_file`");
             None
         }
     }
-}
-
-/// Keys fetched without TLS could be anyone's, so plain HTTP must stay on this machine.
-fn is_safe_url(text: &str) -> bool {
-    let Ok(url) = text.parse::<http::Uri>() else { return false };
-    let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else { return false };
-    let loopback = matches!(authority.host(), "127.0.0.1" | "[::1]" | "localhost");
-    !text.contains('#')
-        && !authority.as_str().contains('@')
-        && (scheme == "https" || (scheme == "http" && loopback))
 }
 
 /// A key file is there when the gateway starts; a URL may answer later.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::model::Clock;
 
 use super::cache::TokenCache;
+use super::discovery::{self, DiscoveryError};
 use super::error::IdentityError;
 use super::jwks::{Key, KeySet, KeySetError, MAX_SET_BYTES};
 use super::read_bounded;
@@ -49,7 +50,14 @@ pub trait KeySource: std::fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     File(PathBuf),
-    Url { url: String, ca: Option<PathBuf> },
+    Url {
+        url: String,
+        ca: Option<PathBuf>,
+    },
+    /// The issuer says where, at each refresh.
+    Discovery {
+        ca: Option<PathBuf>,
+    },
 }
 
 /// Why a refresh brought nothing.
@@ -59,6 +67,8 @@ enum RefreshError {
     Source(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the key set did not arrive within 10 s")]
     Slow,
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     #[error(transparent)]
     Content(#[from] KeySetError),
 }
@@ -238,8 +248,11 @@ impl KeyRing {
 
     async fn fetch(&self) -> Result<Vec<u8>, RefreshError> {
         match &self.parts.origin {
-            Origin::Url { url, ca } => {
-                self.parts.source.fetch(url, ca.as_deref()).await.map_err(RefreshError::Source)
+            Origin::Url { url, ca } => self.get(url, ca.as_deref()).await,
+            Origin::Discovery { ca } => {
+                let issuer = &self.parts.issuer;
+                let document = self.get(&discovery::address(issuer), ca.as_deref()).await?;
+                self.get(&discovery::keys_address(issuer, &document)?, ca.as_deref()).await
             }
             Origin::File(path) => {
                 let path = path.clone();
@@ -250,6 +263,10 @@ impl KeyRing {
                 }
             }
         }
+    }
+
+    async fn get(&self, url: &str, ca: Option<&Path>) -> Result<Vec<u8>, RefreshError> {
+        self.parts.source.fetch(url, ca).await.map_err(RefreshError::Source)
     }
 
     /// Takes the keys of the same source over from an earlier configuration, with their age.
@@ -274,7 +291,7 @@ impl KeyRing {
         let age = now.as_millisecond().abs_diff(self.fetched_at.load(Ordering::Acquire));
         let due = match self.parts.origin {
             Origin::File(_) => true,
-            Origin::Url { .. } => u128::from(age) >= REFRESH_URL.as_millis(),
+            Origin::Url { .. } | Origin::Discovery { .. } => u128::from(age) >= REFRESH_URL.as_millis(),
         };
         if due {
             let _ = self.begin();

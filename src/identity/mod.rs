@@ -7,6 +7,7 @@ mod api_key;
 mod build;
 mod cache;
 mod claims;
+mod discovery;
 mod error;
 mod json;
 mod jwks;
@@ -37,6 +38,7 @@ use jwt::{Issuer, Shown, Unverified};
 use mtls::TrustDomains;
 
 pub use api_key::{NewApiKey, NewApiKeyError, new_api_key};
+pub use discovery::DiscoveryError;
 pub use error::{IdentityError, Why};
 pub use jwks::KeySetError;
 pub use keyring::{KeyHealth, KeySource};

@@ -39,13 +39,15 @@ pub struct IssuerSettings {
     pub audiences: Vec<String>,
     /// Accepted signature algorithms. No symmetric algorithm can be.
     pub algorithms: Vec<Algorithm>,
-    /// File with the issuer's key set (RFC 7517); read again every 30 s. Exactly one of `jwks_file` and `jwks_url`.
+    /// File with the issuer's key set (RFC 7517); read again every 30 s. Not beside `jwks_url`. Absent: see there.
     #[serde(default)]
     pub jwks_file: Option<PathBuf>,
-    /// URL of the issuer's key set: `https`, or `http` to a loopback address; fetched again every 5 minutes. Absent: see `jwks_file`.
+    /// URL of the issuer's key set: `https`, or `http` to a loopback address; fetched again every 5 minutes. Absent, without `jwks_file`:
+    /// found by OpenID Connect Discovery, from `/.well-known/openid-configuration` below the issuer.
     #[serde(default)]
     pub jwks_url: Option<String>,
-    /// PEM file of the authorities that `jwks_url` is trusted by. Required for `https`; absent for `http`.
+    /// PEM file of the authorities that `jwks_url`, or the issuer and the keys that it names, are trusted by. Required for `https`; absent for
+    /// `http`.
     #[serde(default)]
     pub jwks_ca: Option<PathBuf>,
     /// The tenant of everyone who comes from this issuer. Exactly one of `tenant` and `tenant_claim`.
@@ -78,6 +80,19 @@ pub struct IssuerSettings {
     /// id. With several issuers, clients that are not listed are refused, because two issuers could name the same.
     #[serde(default)]
     pub workload_clients: Option<Vec<String>>,
+}
+
+impl IssuerSettings {
+    /// Whether its keys, or the document that says where they are, come over TLS.
+    #[must_use]
+    pub fn is_fetched_by_tls(&self) -> bool {
+        let from = match (&self.jwks_file, &self.jwks_url) {
+            (Some(_), _) => return false,
+            (None, Some(url)) => url,
+            (None, None) => &self.issuer,
+        };
+        from.starts_with("https:")
+    }
 }
 
 /// A signature algorithm of RFC 7518 or RFC 8037.

