@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::proxy;
 use super::refusal::RefusedConnection;
 use super::serve::{Handler, Stopping, serve};
 use super::settings::{Settings, is_loopback};
@@ -118,13 +119,10 @@ async fn accept_all<H: Handler>(
                 pause = PAUSE.0;
                 // A dual-stack socket gives IPv4 peers in their mapped form; policies and limits speak of the plain one.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                match places.take(peer.ip()) {
+                match places.take() {
                     Ok(place) => {
                         let (shared, stopping) = (shared.clone(), stopping.clone());
-                        tokio::spawn(async move {
-                            shared.connection(stream, peer, stopping).await;
-                            drop(place);
-                        });
+                        tokio::spawn(async move { shared.accepted(stream, peer, place, stopping).await });
                     }
                     Err(reason) => shared.handler.refused(peer, &reason),
                 }
@@ -146,6 +144,29 @@ fn is_peers_fault(error: &io::Error) -> bool {
 }
 
 impl<H: Handler> Shared<H> {
+    /// Finds out whose connection this is, gives it a place among those of that address, and serves it.
+    async fn accepted(&self, mut stream: TcpStream, peer: SocketAddr, place: Place, mut stopping: Stopping) {
+        let limit = self.settings.limits.handshake_timeout.get();
+        let client = if self.settings.is_balancer(peer.ip()) {
+            tokio::select! {
+                client = proxy::client(&mut stream, limit) => client.map(|client| client.unwrap_or(peer)),
+                () = stopping.begun() => return,
+            }
+        } else {
+            Ok(peer)
+        };
+        match client.map_err(RefusedConnection::ProxyHeader) {
+            Ok(client) => match place.of(client.ip()) {
+                Ok(place) => {
+                    self.connection(stream, client, stopping).await;
+                    drop(place);
+                }
+                Err(reason) => self.handler.refused(client, &reason),
+            },
+            Err(reason) => self.handler.refused(peer, &reason),
+        }
+    }
+
     async fn connection(&self, stream: TcpStream, peer: SocketAddr, mut stopping: Stopping) {
         let Ok(local) = stream.local_addr() else { return };
         if stream.set_nodelay(true).is_err() {
@@ -242,20 +263,9 @@ impl Places {
         Self { all: Arc::new(Semaphore::new(count)), total, per_address, by_address: Mutex::default() }
     }
 
-    fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Place, RefusedConnection> {
+    fn take(self: &Arc<Self>) -> Result<Place, RefusedConnection> {
         let permit = Arc::clone(&self.all).try_acquire_owned().map_err(|_| RefusedConnection::TooMany)?;
-        let mut address = None;
-        if self.per_address > 0 {
-            let peer = network_of(peer);
-            let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.entry(peer).or_default();
-            if *count >= self.per_address {
-                return Err(RefusedConnection::TooManyFromAddress);
-            }
-            *count += 1;
-            address = Some(peer);
-        }
-        Ok(Place { places: Arc::clone(self), address, _permit: permit })
+        Ok(Place { places: Arc::clone(self), address: None, _permit: permit })
     }
 
     async fn all_left(&self) {
@@ -277,6 +287,25 @@ struct Place {
     places: Arc<Places>,
     address: Option<IpAddr>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Counts it among the places of an address, which is known once a load balancer has named it.
+    fn of(mut self, peer: IpAddr) -> Result<Self, RefusedConnection> {
+        let Places { by_address, per_address, .. } = &*self.places;
+        if *per_address > 0 {
+            let peer = network_of(peer);
+            let mut counts = by_address.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(peer).or_default();
+            if *count >= *per_address {
+                return Err(RefusedConnection::TooManyFromAddress);
+            }
+            *count += 1;
+            drop(counts);
+            self.address = Some(peer);
+        }
+        Ok(self)
+    }
 }
 
 impl Drop for Place {
@@ -320,13 +349,14 @@ mod tests {
     fn places_are_counted_and_given_back() {
         let places = Arc::new(Places::new(3, 2));
         let [one, two, three] = ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap());
-        let first = places.take(one).unwrap();
-        let _second = places.take(two).unwrap();
-        assert!(matches!(places.take(one), Err(RefusedConnection::TooManyFromAddress)));
-        let third = places.take(three).unwrap();
-        assert!(matches!(places.take(three), Err(RefusedConnection::TooMany)));
+        let take = |ip| places.take().and_then(|place| place.of(ip));
+        let first = take(one).unwrap();
+        let _second = take(two).unwrap();
+        assert!(matches!(take(one), Err(RefusedConnection::TooManyFromAddress)));
+        let third = take(three).unwrap();
+        assert!(matches!(take(three), Err(RefusedConnection::TooMany)));
         drop((first, third));
-        assert!(places.take(one).is_ok());
+        assert!(take(one).is_ok());
         assert_eq!(places.by_address.lock().unwrap().len(), 1);
     }
 

@@ -6,12 +6,14 @@
 mod accept;
 mod guard;
 mod head;
+mod proxy;
 mod refusal;
 mod serve;
 mod settings;
 
 pub use accept::{ListenError, Listener};
 pub use head::{HeadLimits, Scanner};
+pub use proxy::ProxyError;
 pub use refusal::{Refusal, RefusedConnection};
 pub use serve::{AnswerBody, BoxError, Handler, RequestBody};
 pub use settings::{Http2, Limits, Settings, TlsSettings};

@@ -6,6 +6,8 @@ use std::io;
 
 use http::StatusCode;
 
+use super::proxy::ProxyError;
+
 /// Why the bytes of an HTTP/1 message were refused before the HTTP library saw them (RFC 9112).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -126,6 +128,9 @@ pub enum RefusedConnection {
     /// The peer's address, or its /64, holds as many connections as one may.
     #[error("too many connections from one address")]
     TooManyFromAddress,
+    /// A load balancer's connection does not say who is behind it.
+    #[error("the load balancer's header cannot be used")]
+    ProxyHeader(#[source] ProxyError),
     /// The TLS handshake did not end in time.
     #[error("the tls handshake did not end in time")]
     HandshakeTimeout,
@@ -147,6 +152,7 @@ impl RefusedConnection {
         match self {
             Self::TooMany => "connections_exhausted",
             Self::TooManyFromAddress => "connections_per_address_exhausted",
+            Self::ProxyHeader(_) => "proxy_header",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::Handshake(_) => "handshake_failed",
             Self::ClientCertificate(_) => "client_certificate_unreadable",

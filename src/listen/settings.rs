@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,11 @@ pub struct Settings {
     /// TLS. Absent: plain HTTP, which only a loopback address may speak.
     #[serde(default)]
     pub tls: Option<TlsSettings>,
+    /// Networks in CIDR form of the load balancers in front. A connection from there must begin with a header of the PROXY protocol, version 2,
+    /// and whoever it names is the peer; all others are taken as they come.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub proxy_protocol: Vec<IpNet>,
     /// Bounds on connections and heads.
     #[serde(default)]
     pub limits: Limits,
@@ -137,7 +143,19 @@ impl Settings {
     /// A listener with default bounds.
     #[must_use]
     pub fn new(address: SocketAddr, tls: Option<TlsSettings>) -> Self {
-        Self { address, tls, limits: Limits::default(), http2: Http2::default(), drain: default_drain() }
+        Self {
+            address,
+            tls,
+            proxy_protocol: Vec::new(),
+            limits: Limits::default(),
+            http2: Http2::default(),
+            drain: default_drain(),
+        }
+    }
+
+    /// Whether an address is of a load balancer that speaks the PROXY protocol.
+    pub(super) fn is_balancer(&self, ip: IpAddr) -> bool {
+        self.proxy_protocol.iter().any(|network| network.contains(&ip))
     }
 
     /// Everything that would keep the listener from starting, but for the address being taken. `place` is where these settings stand in `file`.

@@ -2,6 +2,7 @@
 
 pub(crate) mod fixture;
 mod http2;
+mod proxied;
 mod raw;
 mod stop;
 
