@@ -3,6 +3,7 @@
 //! The only place that imports everything; it decides nothing about any request.
 
 mod build;
+mod confine;
 mod handlers;
 mod keys;
 mod reload;
@@ -22,7 +23,7 @@ use crate::audit::Audit;
 use crate::audit::outbox::Outbox;
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
-use crate::listen::{self, Listener};
+use crate::listen::Listener;
 use crate::model::{Problems, SystemClock};
 use crate::telemetry::{self, Telemetry};
 
@@ -94,8 +95,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let listen = &config.file.listen;
     let data =
         Listener::bind(listen.clone()).with_context(|| format!("failed to listen on {}", listen.address))?;
-    let admin_settings = listen::Settings::new(config.file.admin.address, None);
-    let admin_listener = Listener::bind(admin_settings)
+    let admin_listener = Listener::bind(build::admin_listener(&config))
         .with_context(|| format!("failed to listen on {} for admin", config.file.admin.address))?;
 
     let (stop_data, data_stops) = watch::channel(false);
@@ -125,12 +125,14 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     })
 }
 
-/// A runtime with the configured number of workers; the operator's log is installed too.
+/// A runtime with the configured number of workers. Before it starts its threads the operator's log is installed and the process gives up what a
+/// gateway does not need: for the life of the process it starts no other program.
 ///
 /// # Errors
 /// The system gives no threads.
 pub fn runtime(config: &Config) -> anyhow::Result<Runtime> {
     telemetry::init_log(&config.file.telemetry);
+    confine::confine(config);
     let mut builder = Builder::new_multi_thread();
     if config.file.gateway.workers > 0 {
         builder.worker_threads(usize::from(config.file.gateway.workers));

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, StartError};
 use crate::config;
+use crate::model::RouteName;
 
 use super::Answer;
 
@@ -24,10 +25,13 @@ pub(super) struct Args {
     /// Configuration file (TOML); paths in it are relative to its folder
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// The instance's name instead of `gateway.name`: for instances that share one configuration
+    #[arg(long, value_name = "NAME")]
+    name: Option<RouteName>,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let config = match config::load(&args.config) {
+    let mut config = match config::load(&args.config) {
         Ok(config) => config,
         Err(problems) => {
             // The file's own mistakes shall not hide those of what it names.
@@ -35,6 +39,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
             return super::check::refuse(&all.into_vec());
         }
     };
+    if let Some(name) = &args.name {
+        config.file.gateway.name = name.clone();
+    }
     app::runtime(&config)?.block_on(serve(config))
 }
 

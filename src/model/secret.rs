@@ -1,10 +1,12 @@
 //! Bytes that must never be printed: zeroed when dropped, `Debug` shows nothing.
 
 use std::fmt;
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{getegid, geteuid};
 use zeroize::Zeroizing;
 
 /// The largest secret file that is read, in bytes.
@@ -21,20 +23,32 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Reads a file that only its owner may read (mode 0600 or 0400).
+    /// Reads a file that nobody else may read: mode 0600 or 0400. A file of root that the gateway's own group may read (0640, 0440) is
+    /// one too, if the gateway does not run as root: it is how Kubernetes hands a secret to a pod (`fsGroup`).
     ///
     /// # Errors
-    /// The file is missing, readable by others, empty or over 64 KiB.
+    /// The file is missing, no regular file, readable by others, empty or over 64 KiB.
     pub fn read(path: &Path) -> Result<Self, SecretFileError> {
         let at = |kind| SecretFileError { path: path.to_owned(), kind };
-        let meta = std::fs::metadata(path).map_err(|e| at(SecretFileErrorKind::Read(e)))?;
-        if meta.permissions().mode() & 0o077 != 0 {
+        let unread = |error| at(SecretFileErrorKind::Read(error));
+        // Asked before it is opened: opening a pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(unread)?.is_file() {
+            return Err(at(SecretFileErrorKind::Kind));
+        }
+        let file = File::open(path).map_err(unread)?;
+        // Asked of the open file: what was looked at is what is read.
+        let meta = file.metadata().map_err(unread)?;
+        if !is_private(&meta) {
             return Err(at(SecretFileErrorKind::Open(meta.mode() & 0o777)));
         }
-        if meta.len() == 0 || meta.len() > MAX_SECRET_BYTES {
-            return Err(at(SecretFileErrorKind::Size(meta.len())));
+        let mut bytes = Zeroizing::new(Vec::with_capacity(
+            usize::try_from(meta.len().min(MAX_SECRET_BYTES)).unwrap_or(0),
+        ));
+        let read = file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(unread)?;
+        if read == 0 || bytes.len() as u64 > MAX_SECRET_BYTES {
+            return Err(at(SecretFileErrorKind::Size));
         }
-        std::fs::read(path).map(Self::new).map_err(|e| at(SecretFileErrorKind::Read(e)))
+        Ok(Self(bytes))
     }
 
     /// The bytes.
@@ -71,7 +85,8 @@ impl SecretFileError {
         match self.kind {
             SecretFileErrorKind::Read(_) => "mend the path, or put the file there with mode 0600",
             SecretFileErrorKind::Open(_) => "run `chmod 600` on it",
-            SecretFileErrorKind::Size(_) => "put one secret of 1 to 65536 bytes into it",
+            SecretFileErrorKind::Kind => "name a regular file, or a link to one",
+            SecretFileErrorKind::Size => "put one secret of 1 to 65536 bytes into it",
         }
     }
 }
@@ -82,6 +97,15 @@ enum SecretFileErrorKind {
     Read(io::Error),
     #[error("has mode {0:04o}: others can read it")]
     Open(u32),
-    #[error("has {0} bytes")]
-    Size(u64),
+    #[error("is no regular file")]
+    Kind,
+    #[error("is empty or larger than 64 KiB")]
+    Size,
+}
+
+fn is_private(meta: &Metadata) -> bool {
+    let others = meta.mode() & 0o077;
+    let of_root_for_our_group =
+        others == 0o040 && meta.uid() == 0 && meta.gid() == getegid().as_raw() && !geteuid().is_root();
+    others == 0 || of_root_for_our_group
 }

@@ -248,12 +248,12 @@ class Gateway:
             raise AssertionError(f"tidegate {' '.join(map(str, arguments))} left with {done.returncode}:\n{done.stderr[-2000:]}")
         return done.stdout
 
-    def start(self):
-        """Starts it and learns the ports; gives the seconds that it took."""
+    def start(self, *arguments):
+        """Starts it, with these arguments too, and learns the ports; gives the seconds that it took."""
         self._runs += 1
         out = self.folder / f"stdout-{self._runs}"
         began = time.monotonic()
-        self.process = Process([binary(), "serve", "--config", self.file], self.folder / f"stderr-{self._runs}", cwd=self.folder, stdout=out)
+        self.process = Process([binary(), "serve", "--config", self.file, *arguments], self.folder / f"stderr-{self._runs}", cwd=self.folder, stdout=out)
         listeners = self.process.ready(lambda: self._listeners(out), 20)
         took = time.monotonic() - began
         self.port, self.admin_port = listeners["data"], listeners["admin"]
