@@ -1,4 +1,4 @@
-//! The second listener: health, metrics, version. On loopback unless the configuration says otherwise.
+//! The second listener: health, metrics, version. Plain HTTP on loopback; elsewhere TLS, and a client certificate for all but health.
 //!
 //! Nothing here changes anything, and nothing of it is served on the data listener.
 
@@ -16,20 +16,24 @@ use serde_json::json;
 
 use crate::audit::{Audit, State};
 use crate::gateway::Gateway;
-use crate::message::{self, Body};
+use crate::listen::TlsSettings;
+use crate::message::{self, Body, Connection};
 use crate::telemetry::Telemetry;
 
 /// The `[admin]` table.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Where `/livez`, `/readyz`, `/metrics` and `/version` are served, in plain HTTP. Port 0 picks a free one.
+    /// Where `/livez`, `/readyz`, `/metrics` and `/version` are served. Port 0 picks a free one.
     pub address: SocketAddr,
+    /// TLS; absent: plain HTTP, which only a loopback address may speak. Callers without a client certificate then get `/livez` and `/readyz`
+    /// alone, and of the latter no more than yes or no: `client_auth = "optional"` serves probes and metrics.
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([127, 0, 0, 1], 9443)) }
+        Self { address: SocketAddr::from(([127, 0, 0, 1], 9443)), tls: None }
     }
 }
 
@@ -75,15 +79,19 @@ impl Admin {
 
     /// Answers one request.
     #[must_use]
-    pub fn answer(&self, method: &Method, path: &str) -> Response<Body> {
+    pub fn answer(&self, connection: &Connection, method: &Method, path: &str) -> Response<Body> {
         if method != Method::GET && method != Method::HEAD {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
+        let known = connection.tls.is_none() || connection.client.is_some();
         match path {
             "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => self.ready(),
+            "/readyz" => self.ready(known),
+            _ if !known => {
+                text(StatusCode::FORBIDDEN, "show a client certificate for more than /livez and /readyz\n")
+            }
             "/metrics" => {
                 let mut response = text(StatusCode::OK, &self.telemetry.prometheus());
                 let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -98,13 +106,16 @@ impl Admin {
         }
     }
 
-    fn ready(&self) -> Response<Body> {
+    fn ready(&self, known: bool) -> Response<Body> {
         let journal = self.audit.stats().state;
         let draining = self.status.draining.load(Ordering::Acquire);
         let ready = !draining && journal == State::Ok;
         // A refused reload is told, but the working set serves on.
         let reload = self.status.reload_problem.load_full();
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        if !known {
+            return json(status, &json!({ "ready": ready }));
+        }
         json(
             status,
             &json!({

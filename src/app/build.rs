@@ -13,6 +13,7 @@ use crate::gateway::Snapshot;
 use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
+use crate::listen;
 use crate::model::{Clock, ClusterName, Objects, Problems, RecipientName, SystemClock};
 use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
@@ -237,7 +238,7 @@ fn key_authorities(config: &Config, problems: &mut Problems) {
         match issuer.jwks_ca.as_deref().map(|ca| ClientTls::load(ca, None, Alpn::Http1)) {
             Some(Ok(_)) => {}
             Some(Err(error)) => problems.push(&config.name, place, error.describe(), error.hint()),
-            None if issuer.jwks_url.as_deref().is_some_and(|url| url.starts_with("https:")) => problems.push(
+            None if issuer.is_fetched_by_tls() => problems.push(
                 &config.name,
                 place,
                 "is missing: an `https` key set needs the authorities that are trusted for it",
@@ -252,16 +253,7 @@ fn key_authorities(config: &Config, problems: &mut Problems) {
 fn listener(config: &Config, problems: &mut Problems) {
     let listen = &config.file.listen;
     problems.append(listen.check(&config.name, "listen"));
-    let admin = config.file.admin.address;
-    if !admin.ip().to_canonical().is_loopback() {
-        let message = format!("`{admin}` is no loopback address, and the admin listener speaks plain HTTP");
-        problems.push(
-            &config.name,
-            "admin.address",
-            message,
-            "use `127.0.0.1`, and a proxy with TLS before it",
-        );
-    }
+    problems.append(admin_listener(config).check(&config.name, "admin"));
     let Some(tls) = &listen.tls else { return };
     // What cannot be read has been noted already.
     if let Ok(facts) = CertificateFacts::read(&tls.certificate) {
@@ -281,6 +273,12 @@ fn listener(config: &Config, problems: &mut Problems) {
             "renew it, or set this machine's clock",
         );
     }
+}
+
+/// The second listener, with the default bounds.
+pub(super) fn admin_listener(config: &Config) -> listen::Settings {
+    let admin = &config.file.admin;
+    listen::Settings::new(admin.address, admin.tls.clone())
 }
 
 fn instance(config: &Config) -> Instance {

@@ -34,8 +34,8 @@ impl Handler for DataHandler {
 pub(super) struct AdminHandler(pub(super) Admin);
 
 impl Handler for AdminHandler {
-    async fn handle(&self, _: Arc<Connection>, request: Request<RequestBody>) -> Response<Body> {
-        self.0.answer(request.method(), request.uri().path())
+    async fn handle(&self, connection: Arc<Connection>, request: Request<RequestBody>) -> Response<Body> {
+        self.0.answer(&connection, request.method(), request.uri().path())
     }
 
     async fn reject(&self, _: Arc<Connection>, refusal: Refusal) -> Response<Body> {

@@ -321,7 +321,7 @@ fn resolve(file: &mut FileConfig, base: &Path) {
             at(path);
         }
     };
-    if let Some(tls) = &mut file.listen.tls {
+    for tls in [&mut file.listen.tls, &mut file.admin.tls].into_iter().flatten() {
         at(&mut tls.certificate);
         at(&mut tls.key);
         maybe(&mut tls.client_ca);

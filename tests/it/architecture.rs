@@ -31,7 +31,7 @@ fn may_import(module: &str) -> Option<BTreeSet<&'static str>> {
             "meter",
             "audit",
         ],
-        "admin" => &["gateway", "policy", "meter", "audit", "message", "net", "telemetry"],
+        "admin" => &["gateway", "listen", "policy", "meter", "audit", "message", "net", "telemetry"],
         "config" => &[
             "route",
             "identity",
