@@ -103,6 +103,27 @@ fn lose_power(from: &Path, to: &Path, durable: &Durable, random: &mut u64) {
     }
 }
 
+/// What a power loss leaves of the tiles, of which none is promised: they can be made again from the segments. Some are gone, some are cut, some
+/// are full of zeros, as a file system may leave what was never synced.
+fn lose_tiles(folder: &Path, random: &mut u64) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            lose_tiles(&path, random);
+            continue;
+        }
+        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let bytes = fs::read(&path).unwrap();
+        let part = usize::try_from(*random >> 20).unwrap() % (bytes.len() + 1);
+        match *random >> 61 {
+            0 => fs::remove_file(&path).unwrap(),
+            1 => fs::write(&path, bytes.get(..part).unwrap()).unwrap(),
+            2 => fs::write(&path, vec![0; bytes.len()]).unwrap(),
+            _ => {}
+        }
+    }
+}
+
 /// Copies a folder, files before folders, for a checkpoint is written after its tiles.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -179,6 +200,7 @@ async fn after_a_power_loss_nothing_durable_is_missing_and_no_checkpoint_covers_
             }
             let before = acknowledged.lock().unwrap().clone();
             copy(&dir.path().join("tree"), &after.path().join("tree"));
+            lose_tiles(&after.path().join("tree").join("tile"), &mut random);
             copy(&dir.path().join("keys"), &after.path().join("keys"));
             lose_power(dir.path(), after.path(), &held, &mut random);
             before
