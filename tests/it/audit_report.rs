@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,13 +17,15 @@ use tidegate::audit::record::{Ending, Outcome, Verdict};
 use tidegate::audit::report::ReportError;
 use tidegate::audit::report::bundle::{self, Bundle};
 use tidegate::audit::report::export::{Format, export};
+use tidegate::audit::subjects::{self, Erased};
 use tidegate::audit::tree::note::VerifierKey;
 use tidegate::audit::tree::{Hash, leaf_hash, window};
 use tidegate::audit::verify::range::Bound;
-use tidegate::audit::{Audit, Instance};
+use tidegate::audit::{Audit, Instance, PersonalData};
 use tidegate::model::{AuditMode, RecordId};
 
 use super::journal::{cross, decision, open, settings};
+use super::journal_keep::{DAY, Moved, blocking, decide, fill, of_user, payloads, start};
 
 struct Journal {
     dir: tempfile::TempDir,
@@ -256,4 +259,79 @@ async fn a_backend_that_lost_added_or_changed_records_is_found_out() {
     assert_eq!((counts, found.duplicates), ([1, 1, 1, 1], 1), "{found:?}");
     assert_eq!((found.missing.first[0].seq, found.differing.first[0].seq), (Some(7), Some(3)));
     assert!(!found.agrees());
+}
+
+/// Records that retention removed are never passed over in silence, and those that it compressed are read as the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_of_an_old_journal_proves_what_is_left_and_says_what_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal { dir };
+    fs::create_dir(journal.path()).unwrap();
+    let clock = Arc::new(Moved(AtomicI64::new(0)));
+    for (age, crossings) in [(900, 1000), (200, 1000)] {
+        clock.0.store(-age * DAY, Ordering::SeqCst);
+        let audit = start(&journal.path(), &clock, |_| ());
+        fill(&audit, crossings).await;
+        audit.close().await;
+    }
+    clock.0.store(0, Ordering::SeqCst);
+    let audit = start(&journal.path(), &clock, |_| ());
+    fill(&audit, 200).await;
+    let pruned = blocking(&audit, |audit| audit.prune().unwrap()).await;
+    audit.close().await;
+    assert!(pruned.segments > 0, "{pruned:?}");
+    let compressed = fs::read_dir(journal.path()).unwrap().flatten();
+    let compressed = compressed.filter(|entry| entry.path().extension().is_some_and(|end| end == "gz")).count();
+    assert!(compressed > 0, "nothing was compressed");
+
+    let (first, last) = payloads(&journal.path()).iter().map(|(seq, _)| *seq).fold((u64::MAX, 0), |(low, high), seq| {
+        (low.min(seq), high.max(seq))
+    });
+    assert_eq!(first, pruned.below);
+    let whole = journal.bundle(first, last + 1, "whole").unwrap();
+    assert!(whole.trusted);
+    let written: Vec<String> =
+        whole.logs.iter().flat_map(|log| lines(&journal.out("whole").join(&log.directory).join("records.jsonl"))).collect();
+    assert_eq!(written, journal.records());
+    // A period that begins before the first record that is left.
+    match journal.bundle(0, last + 1, "more") {
+        Err(error) => assert!(error.to_string().contains(&first.to_string()), "{error}"),
+        Ok(bundle) => panic!("records 0 to {} are gone, and nobody said so: {bundle:?}", first - 1),
+    }
+}
+
+/// What is erased stays erased in a bundle, which proves the records all the same.
+#[tokio::test]
+async fn a_bundle_of_erasable_records_names_nobody() {
+    const ALICE: &str = "https://issuer.example|alice";
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal { dir };
+    fs::create_dir(journal.path()).unwrap();
+    let clock = Arc::new(Moved(AtomicI64::new(0)));
+    let audit = start(&journal.path(), &clock, |settings| settings.personal = PersonalData::Erasable);
+    for user in [ALICE, "https://issuer.example|bob", ALICE] {
+        decide(&audit, &of_user(user)).await;
+    }
+    audit.close().await;
+    let last = payloads(&journal.path()).last().unwrap().0;
+    let bundle = journal.bundle(0, last + 1, "kept").unwrap();
+    assert!(bundle.trusted);
+    let mut folders = vec![journal.out("kept")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            let bytes = fs::read(entry.path()).unwrap();
+            for name in ["|alice", "|bob"] {
+                assert!(memchr::memmem::find(&bytes, name.as_bytes()).is_none(), "{name} in {:?}", entry.path());
+            }
+        }
+    }
+    let tenant = "acme".parse().unwrap();
+    let subject = subjects::find(&journal.path(), &tenant, ALICE).unwrap().unwrap();
+    let erased = Erased { at: Timestamp::now(), actor: "uid:0".into(), reason: None };
+    subjects::destroy(&journal.path(), subject, &erased).unwrap();
+    assert!(journal.bundle(0, last + 1, "erased").unwrap().trusted, "the proof does not need the key");
 }

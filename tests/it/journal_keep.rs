@@ -28,11 +28,11 @@ use tidegate::model::{AuditMode, Clock, RecordId};
 use super::journal::{copy, cross, decision, settings};
 use super::journal_tree::tidegate;
 
-const DAY: i64 = 86_400;
+pub(crate) const DAY: i64 = 86_400;
 
 /// A clock that is moved by hand.
 #[derive(Debug)]
-struct Moved(AtomicI64);
+pub(crate) struct Moved(pub(crate) AtomicI64);
 
 impl Clock for Moved {
     fn now(&self) -> Timestamp {
@@ -40,7 +40,7 @@ impl Clock for Moved {
     }
 }
 
-fn start(dir: &Path, clock: &Arc<Moved>, change: impl FnOnce(&mut Settings)) -> Audit {
+pub(crate) fn start(dir: &Path, clock: &Arc<Moved>, change: impl FnOnce(&mut Settings)) -> Audit {
     let mut settings = settings(dir);
     change(&mut settings);
     let storage = Arc::new(Files::new(dir.to_owned()));
@@ -75,7 +75,7 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Segments, compressed ones too.
-fn count(dir: &Path) -> usize {
+pub(crate) fn count(dir: &Path) -> usize {
     let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("seg-") && (name.ends_with(".log") || name.ends_with(".gz"))).count()
 }
@@ -88,7 +88,7 @@ async fn eventually(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-async fn blocking<T: Send + 'static>(audit: &Audit, with: impl FnOnce(Audit) -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(audit: &Audit, with: impl FnOnce(Audit) -> T + Send + 'static) -> T {
     let audit = audit.clone();
     tokio::task::spawn_blocking(move || with(audit)).await.unwrap()
 }
@@ -169,7 +169,7 @@ async fn every_kind_of_record_is_canonical_and_fits_the_schema() {
     assert!(check(dir.path()).is_good());
 }
 
-fn of_user(user: &str) -> Decision<'static> {
+pub(crate) fn of_user(user: &str) -> Decision<'static> {
     let mut record = decision(Verdict::Allow);
     record.principal.id = user.to_owned().into();
     record.principal.credential = Some("ab".repeat(32).into());
@@ -182,7 +182,7 @@ fn of_user(user: &str) -> Decision<'static> {
     record
 }
 
-async fn decide(audit: &Audit, record: &Decision<'_>) -> RecordId {
+pub(crate) async fn decide(audit: &Audit, record: &Decision<'_>) -> RecordId {
     let id = RecordId::new();
     let mut draft = audit.draft(id, AuditMode::Required).unwrap();
     draft.decision(record).await.unwrap();
@@ -286,7 +286,7 @@ async fn old(dir: &Path, clock: &Arc<Moved>) -> Audit {
     audit
 }
 
-async fn fill(audit: &Audit, crossings: usize) {
+pub(crate) async fn fill(audit: &Audit, crossings: usize) {
     for _ in 0..crossings {
         cross(audit, AuditMode::BestEffort).await;
     }

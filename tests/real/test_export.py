@@ -1,12 +1,13 @@
 """Records at OTLP collectors that are down, slow, full, picky or restarted: nothing is missing, and duplicates share the uid."""
 import json
 import ssl
+import subprocess
 import threading
 from collections import defaultdict
 
 import components
 from collector import NOTHING, partial
-from harness import CA, CLIENT, CLIENT_KEY, COMPONENTS, RECORD_HEADER, SERVER, SERVER_KEY, gateway_config, service_route
+from harness import CA, CLIENT, CLIENT_KEY, COMPONENTS, RECORD_HEADER, SERVER, SERVER_KEY, binary, gateway_config, service_route
 from process import eventually, free_port
 
 QUICK = {"delay": "20ms", "timeout": "1s", "retry_max": "100ms"}
@@ -257,3 +258,16 @@ def test_traces_metrics_and_logs_through_a_collector_of_others(t):
     proof = gateway.folder / "proof"
     gateway.command("audit", "proof", record, "--journal", gateway.journal, "-o", proof)
     assert f"index {decision['tidegate.leaf_index']}" in proof.read_text(), "which is the one that the proof is about"
+
+    # What the backend says that it has, held against the journal: nothing is missing. Without one of them, that one is.
+    def reconciled(without=None):
+        kept = [log for log in lines("log", "log.record.uid") if without is None or without not in json.dumps(log)]
+        export = t.folder / "backend.json"
+        export.write_text(json.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": kept}]}]}))
+        done = subprocess.run([binary(), "audit", "reconcile", "--journal", gateway.journal, "--export", export, "--output", "json"],
+                              capture_output=True, text=True, timeout=60)
+        return done.returncode, json.loads(done.stdout)
+    # The event of the stop is the last to arrive.
+    eventually(lambda: reconciled()[0] == 0, "the backend has what the journal has")
+    code, found = reconciled(without=f"{record}/1/outcome")
+    assert code == 1 and [one["uid"] for one in found["missing"]["first"]] == [f"{record}/1/outcome"], found
