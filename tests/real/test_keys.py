@@ -154,6 +154,23 @@ def test_a_sealed_file_moves_to_the_newest_branch_key(t):
     assert done.returncode == 1 and b"truncated" in done.stderr.lower() and not (world.folder / "worse").exists(), done
 
 
+def test_the_journal_learns_what_became_of_the_keys(t):
+    """`tidegate keys` is another process than the gateway: what it does is on record, once, by whom and to which version."""
+    gateway = sealing_gateway(t, t.component("bao"), t.recorder())
+
+    def told():
+        return [(record["change"], record["key"].rsplit("/", 1)[-1]) for record in gateway.records() if record.get("event") == "sealing.key"]
+    made = told()
+    gateway.command("keys", "rotate", "--config", gateway.file, "--direction", "request")
+    gateway.command("keys", "retire", "--config", gateway.file, "--direction", "request", "--version", "1", "--destroy", "--yes")
+    wanted = [("rotate", "v2"), ("destroy", "v1")]
+    eventually(lambda: [one for one in told() if one not in made] == wanted, f"{wanted} are on record", 15)
+    gateway.stop()
+    record = next(record for record in gateway.records() if record.get("change") == "rotate")
+    assert record["actor"].startswith("uid:") and "acme" in record["key"] and "haven" in record["key"], record
+    gateway.command("audit", "verify", "--journal", gateway.journal, "--vkey", gateway.journal / "tree" / "vkey")
+
+
 def own_bao(t):
     """A key service that the test may end."""
     bao = components.start("bao", COMPONENTS, t.folder / "bao")
