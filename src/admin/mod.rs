@@ -104,6 +104,13 @@ impl Admin {
         let ready = !draining && journal == State::Ok;
         // A refused reload is told, but the working set serves on.
         let reload = self.status.reload_problem.load_full();
+        let shadow = self.gateway.shadow().map(|shadow| {
+            let (candidate, problem) = (shadow.candidate(), shadow.problem());
+            json!({
+                "candidate": candidate.as_ref().map(|bundle| bundle.hash()),
+                "problem": (!problem.is_empty()).then_some(&*problem),
+            })
+        });
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         json(
             status,
@@ -113,6 +120,7 @@ impl Admin {
                 "journal": journal.name(),
                 "bundle": self.gateway.snapshot().bundle.hash(),
                 "refused_reload": reload.as_deref(),
+                "shadow": shadow,
             }),
         )
     }

@@ -5,7 +5,9 @@
 mod build;
 mod handlers;
 mod keys;
+mod look;
 mod reload;
+mod shadow;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -46,6 +48,7 @@ pub struct Running {
     stop_data: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     reload: reload::Trigger,
+    shadow: Option<shadow::Follow>,
     data_task: JoinHandle<()>,
     admin_task: JoinHandle<()>,
     audit: Audit,
@@ -87,7 +90,10 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     build::observe_export(&telemetry, &outbox);
     snapshot.identity.start().await;
     let clock = Arc::new(SystemClock);
-    let gateway = Arc::new(Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock));
+    let candidate = shadow::open(&config, &audit)?;
+    candidate.iter().for_each(|shadow| shadow::observe(&telemetry, shadow));
+    let gateway = Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock);
+    let gateway = Arc::new(gateway.with_shadow(candidate.clone()));
     let status = Arc::new(Status::default());
     let admin = Admin::new(Arc::clone(&gateway), audit.clone(), Arc::clone(&telemetry), Arc::clone(&status));
 
@@ -101,6 +107,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let (stop_data, data_stops) = watch::channel(false);
     let (stop_admin, admin_stops) = watch::channel(false);
     let (data_address, admin_address) = (data.local_addr(), admin_listener.local_addr());
+    let shadow = shadow::follow(&config, candidate, audit.clone());
     let reload = reload::start(
         config,
         Arc::clone(&gateway),
@@ -117,6 +124,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         stop_data,
         stop_admin,
         reload,
+        shadow,
         data_task,
         admin_task,
         audit,
@@ -159,6 +167,7 @@ impl Running {
     /// Compares policies with their files now instead of at the next poll.
     pub fn reload(&self) {
         self.reload.now();
+        self.shadow.iter().for_each(shadow::Follow::now);
     }
 
     /// Stops accepting, lets streams end for the configured time, closes the journal, sends what telemetry holds.
@@ -173,6 +182,9 @@ impl Running {
             }
         }
         settle(&self.audit).await;
+        if let Some(shadow) = self.shadow {
+            shadow.close().await;
+        }
         self.audit.close().await;
         self.outbox.close(LAST_EXPORT).await;
         let telemetry = self.telemetry;

@@ -12,10 +12,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::admin::Status;
 use crate::audit::Audit;
 use crate::audit::record::{Change, Event};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::gateway::{Gateway, Snapshot};
-use crate::policy::{self, Bundle};
+use crate::policy::Bundle;
 use crate::telemetry::Telemetry;
+
+use super::look::{Look, Seen};
 
 /// Asks for a comparison now; dropping it ends the task.
 #[derive(Debug)]
@@ -81,7 +83,9 @@ impl Follower {
         let (config, audit) = (Arc::clone(&self.config), self.audit.clone());
         let look = Look { seen: self.seen.clone(), fresh: self.fresh.take(), forced: actor == "signal" };
         // Parsing, validating and archiving take long for a large set, so they are kept off the workers that serve.
-        match tokio::task::spawn_blocking(move || look.at(&config, &audit)).await {
+        match tokio::task::spawn_blocking(move || look.at(&config.file.policy.directory, &config, &audit))
+            .await
+        {
             Ok(Seen::Same) => {}
             Ok(Seen::Fresh(hash)) => self.fresh = Some(hash),
             Ok(Seen::Sound(bundle)) => self.adopt(actor, *bundle),
@@ -134,55 +138,5 @@ impl Follower {
             files: Vec::new(),
             problems: problems.iter().map(|problem| problem.as_str().into()).collect(),
         });
-    }
-}
-
-/// One look at the folder.
-struct Look {
-    seen: String,
-    fresh: Option<String>,
-    forced: bool,
-}
-
-/// What a look found.
-enum Seen {
-    /// What there was a verdict on already.
-    Same,
-    /// Contents that may still be changing.
-    Fresh(String),
-    /// A set that may serve; it is archived.
-    Sound(Box<Bundle>),
-    /// A set that may not. `retry`: the fault is not in the files, so the same files are looked at again.
-    Broken { hash: String, problems: Vec<String>, retry: bool },
-}
-
-impl Look {
-    fn at(self, config: &Config, audit: &Audit) -> Seen {
-        let directory = &config.file.policy.directory;
-        let hash = policy::content_hash(directory);
-        if !self.forced && hash == self.seen {
-            return Seen::Same;
-        }
-        if !self.forced && self.fresh.as_ref() != Some(&hash) {
-            return Seen::Fresh(hash);
-        }
-        let loaded = Bundle::load(directory).and_then(|bundle| {
-            let problems = config::entities(config, &bundle);
-            if problems.is_empty() { Ok(bundle) } else { Err(problems) }
-        });
-        let bundle = match loaded {
-            // The files changed while they were read: what was loaded may be a mixture.
-            Ok(bundle) if bundle.hash() != policy::content_hash(directory) => return Seen::Fresh(hash),
-            Ok(bundle) => bundle,
-            Err(problems) => {
-                let problems = problems.into_vec().iter().map(ToString::to_string).collect();
-                return Seen::Broken { hash, problems, retry: false };
-            }
-        };
-        // A bundle that cannot be archived could never be explained to an auditor.
-        match audit.archive(bundle.hash(), bundle.files()) {
-            Ok(()) => Seen::Sound(Box::new(bundle)),
-            Err(error) => Seen::Broken { hash, problems: vec![error.to_string()], retry: true },
-        }
     }
 }

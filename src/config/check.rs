@@ -1,6 +1,7 @@
 //! The file in its surroundings: names that must meet, entities that must exist, files that must load.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use crate::model::{Problems, Residency};
 use crate::policy::Bundle;
@@ -18,12 +19,25 @@ pub fn check(config: &Config) -> Result<Bundle, Problems> {
         false => (None, None),
     };
     references(config, &mut problems);
+    candidate(config, &mut problems);
     if let Some(entities) = &entities {
         problems.append(lacking(config, &|kind, id| entities.has_entity(kind, id)));
     }
     match bundle {
         Some(bundle) if problems.is_empty() => Ok(bundle),
         _ => Err(problems),
+    }
+}
+
+/// That a candidate is not the live policies.
+fn candidate(config: &Config, problems: &mut Problems) {
+    let policy = &config.file.policy;
+    let Some(shadow) = &policy.shadow else { return };
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if real(&shadow.directory) == real(&policy.directory) {
+        let message = "is the folder of the live policies: they would be compared with themselves";
+        let hint = "name another folder, such as `candidate`; it need not exist yet";
+        problems.push(&config.name, "policy.shadow.directory", message, hint);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -97,11 +98,32 @@ pub struct PolicySettings {
     /// How often the folder's contents are compared with what is loaded; SIGHUP compares at once.
     #[serde(default = "PolicySettings::default_poll")]
     pub poll: Duration,
+    /// A candidate that is asked what the live policies are asked, and never enforced. Absent: none.
+    #[serde(default)]
+    pub shadow: Option<ShadowSettings>,
+}
+
+/// The `[policy.shadow]` table.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShadowSettings {
+    /// The folder of the candidate, looked at as often as the live one. As long as it does not exist nothing is compared.
+    pub directory: PathBuf,
+    /// Decisions that may wait for the candidate, about 1 KiB each; what finds no place is not compared, and counted. From 1.
+    #[serde(default = "ShadowSettings::default_queue")]
+    pub queue: NonZeroU16,
+}
+
+impl ShadowSettings {
+    const fn default_queue() -> NonZeroU16 {
+        // A tenth of a second at 20,000 decisions a second.
+        NonZeroU16::MIN.saturating_add(2_047)
+    }
 }
 
 impl Default for PolicySettings {
     fn default() -> Self {
-        Self { directory: PathBuf::from("policies"), poll: Self::default_poll() }
+        Self { directory: PathBuf::from("policies"), poll: Self::default_poll(), shadow: None }
     }
 }
 
@@ -332,6 +354,9 @@ fn resolve(file: &mut FileConfig, base: &Path) {
     }
     maybe(&mut file.identity.api_keys);
     at(&mut file.policy.directory);
+    if let Some(shadow) = &mut file.policy.shadow {
+        at(&mut shadow.directory);
+    }
     at(&mut file.audit.directory);
     maybe(&mut file.audit.signing_key);
     maybe(&mut file.audit.previous_signing_key);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::model::Problems;
 
 pub use check::{check, entities};
-pub use file::{Config, FileConfig, GatewaySettings, PolicySettings};
+pub use file::{Config, FileConfig, GatewaySettings, PolicySettings, ShadowSettings};
 
 /// The largest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;

@@ -30,6 +30,7 @@ mod record;
 pub mod replay;
 mod request;
 mod schema;
+pub mod shadow;
 mod source;
 pub mod suite;
 

@@ -4,6 +4,7 @@ mod check;
 mod explain;
 mod fmt;
 mod prove;
+mod shadow;
 mod test;
 mod watch;
 
@@ -19,6 +20,7 @@ pub(super) enum Policy {
     Check(check::Args),
     Fmt(fmt::Args),
     Prove(prove::Args),
+    Shadow(shadow::Args),
     Test(test::Args),
     Explain(explain::Args),
     Watch(watch::Args),
@@ -31,6 +33,7 @@ pub(super) fn run(command: &Policy) -> anyhow::Result<Answer> {
         Policy::Check(args) => check::run(args, &mut out),
         Policy::Fmt(args) => fmt::run(args, &mut out),
         Policy::Prove(args) => prove::run(args, &mut out),
+        Policy::Shadow(args) => shadow::run(args, &mut out),
         Policy::Test(args) => test::run(args, &mut out),
         Policy::Explain(args) => explain::run(args, &mut out),
         Policy::Watch(args) => watch::run(args, &mut out),

@@ -12,3 +12,4 @@ mod reload;
 mod replay;
 mod seal;
 mod seal_fixture;
+mod shadow;
