@@ -2,11 +2,10 @@
 //!
 //! Half a copy is not taken for a set: contents count when two looks find them alike.
 
-use std::path::Path;
-
 use crate::audit::Audit;
 use crate::config::{self, Config};
-use crate::policy::{self, Bundle};
+use crate::model::Problems;
+use crate::policy::{Bundle, Origin};
 
 /// One look at the folder.
 pub(super) struct Look {
@@ -32,21 +31,17 @@ pub(super) enum Seen {
 
 impl Look {
     /// Looks. Blocks for as long as reading, parsing, validating and archiving take.
-    pub(super) fn at(self, directory: &Path, config: &Config, audit: &Audit) -> Seen {
-        let hash = policy::content_hash(directory);
+    pub(super) fn at(self, origin: &Origin, config: &Config, audit: &Audit) -> Seen {
+        let hash = origin.content_hash();
         if !self.forced && hash == self.seen {
             return Seen::Same;
         }
         if !self.forced && self.fresh.as_ref() != Some(&hash) {
             return Seen::Fresh(hash);
         }
-        let loaded = Bundle::load(directory).and_then(|bundle| {
-            let problems = config::entities(config, &bundle);
-            if problems.is_empty() { Ok(bundle) } else { Err(problems) }
-        });
-        let bundle = match loaded {
+        let bundle = match load(origin, config) {
             // The files changed while they were read: what was loaded may be a mixture.
-            Ok(bundle) if bundle.hash() != policy::content_hash(directory) => return Seen::Fresh(hash),
+            Ok(bundle) if bundle.content() != origin.content_hash() => return Seen::Fresh(hash),
             Ok(bundle) => bundle,
             Err(problems) => {
                 let problems = problems.into_vec().iter().map(ToString::to_string).collect();
@@ -59,4 +54,10 @@ impl Look {
             Err(error) => Seen::Broken { hash, problems: vec![error.to_string()], retry: true },
         }
     }
+}
+
+fn load(origin: &Origin, config: &Config) -> Result<Bundle, Problems> {
+    let bundle = origin.load(&config::moment(config)?)?;
+    let problems = config::entities(config, &bundle);
+    if problems.is_empty() { Ok(bundle) } else { Err(problems) }
 }

@@ -6,7 +6,9 @@ mod build;
 mod handlers;
 mod keys;
 mod look;
+mod release;
 mod reload;
+mod remote;
 mod shadow;
 
 use std::net::SocketAddr;
@@ -49,6 +51,7 @@ pub struct Running {
     stop_admin: watch::Sender<bool>,
     reload: reload::Trigger,
     shadow: Option<shadow::Follow>,
+    remote: Option<remote::Poll>,
     data_task: JoinHandle<()>,
     admin_task: JoinHandle<()>,
     audit: Audit,
@@ -81,9 +84,14 @@ pub async fn start(path: &Path) -> Result<Running, StartError> {
 /// # Errors
 /// As [`start`].
 pub async fn start_with(config: Config) -> Result<Running, StartError> {
-    let snapshot = build::snapshot(&config).map_err(StartError::Invalid)?;
+    let fetched = remote::first(&config).await;
+    let snapshot =
+        build::snapshot(&config).map_err(|problems| StartError::Invalid(fetched.explain(problems)))?;
     let audit = build::journal(&config, &snapshot.bundle, &snapshot.routes)
         .context("failed to open the audit journal")?;
+    let origin = config::origin(&config).map_err(StartError::Invalid)?;
+    release::remember(&config, &snapshot.bundle).context("failed to keep the serial of the policies")?;
+    release::announce(&audit, &snapshot.bundle);
     let telemetry = build::telemetry(&config).context("failed to set up telemetry")?;
     build::observe(&telemetry, &audit);
     let outbox = build::outbox(&config, &audit).context("failed to start the audit export")?;
@@ -95,6 +103,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let gateway = Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock);
     let gateway = Arc::new(gateway.with_shadow(candidate.clone()));
     let status = Arc::new(Status::default());
+    fetched.tell(&status);
     let admin = Admin::new(Arc::clone(&gateway), audit.clone(), Arc::clone(&telemetry), Arc::clone(&status));
 
     let listen = &config.file.listen;
@@ -108,8 +117,15 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let (stop_admin, admin_stops) = watch::channel(false);
     let (data_address, admin_address) = (data.local_addr(), admin_listener.local_addr());
     let shadow = shadow::follow(&config, candidate, audit.clone());
+    let told = remote::Told {
+        gateway: Arc::clone(&gateway),
+        audit: audit.clone(),
+        telemetry: Arc::clone(&telemetry),
+        status: Arc::clone(&status),
+    };
+    let remote = remote::poll(&config, told);
     let reload = reload::start(
-        config,
+        (config, origin),
         Arc::clone(&gateway),
         audit.clone(),
         Arc::clone(&telemetry),
@@ -125,6 +141,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         stop_admin,
         reload,
         shadow,
+        remote,
         data_task,
         admin_task,
         audit,
@@ -173,6 +190,7 @@ impl Running {
     /// Stops accepting, lets streams end for the configured time, closes the journal, sends what telemetry holds.
     pub async fn shutdown(self) {
         self.status.drain();
+        drop(self.remote);
         drop(self.reload);
         // Health stays readable while streams end: a load balancer must see that this instance drains.
         for (stop, task) in [(self.stop_data, self.data_task), (self.stop_admin, self.admin_task)] {

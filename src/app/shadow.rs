@@ -14,6 +14,8 @@ use crate::audit::Audit;
 use crate::audit::record::Event;
 use crate::config::Config;
 use crate::gateway::shadow::Shadow;
+use crate::policy::release::Terms;
+use crate::policy::{Origin, Place};
 use crate::telemetry::{Gauge, Telemetry};
 
 use super::look::{Look, Seen};
@@ -63,6 +65,7 @@ pub(super) fn follow(config: &Config, shadow: Option<Arc<Shadow>>, audit: Audit)
     let notify = Arc::new(Notify::new());
     let follower = Follower {
         directory: settings.directory.clone(),
+        origin: Origin::new(Place::Folder(settings.directory.clone()), None, Terms::default()),
         config: Arc::new(config.clone()),
         shadow: Arc::clone(&shadow),
         audit,
@@ -92,6 +95,7 @@ const NOTHING: &str = "no candidate";
 
 struct Follower {
     directory: PathBuf,
+    origin: Origin,
     config: Arc<Config>,
     shadow: Arc<Shadow>,
     audit: Audit,
@@ -116,10 +120,9 @@ impl Follower {
         if !self.directory.exists() {
             return self.none();
         }
-        let (config, audit, directory) =
-            (Arc::clone(&self.config), self.audit.clone(), self.directory.clone());
+        let (config, audit, origin) = (Arc::clone(&self.config), self.audit.clone(), self.origin.clone());
         let look = Look { seen: self.seen.clone(), fresh: self.fresh.take(), forced };
-        match tokio::task::spawn_blocking(move || look.at(&directory, &config, &audit)).await {
+        match tokio::task::spawn_blocking(move || look.at(&origin, &config, &audit)).await {
             Ok(Seen::Same) => {}
             Ok(Seen::Fresh(hash)) => self.fresh = Some(hash),
             Ok(Seen::Sound(bundle)) if bundle.hash() == self.seen => {}

@@ -196,8 +196,8 @@ impl Sums {
             } if wanted(&candidate) => {
                 let (differs, action) = (differs.into_owned(), action.into_owned());
                 let (live, candidate) = (live.into_owned(), candidate.into_owned());
-                let key = Key { differs, action, was, would, live, candidate };
-                self.group(key, divergences, examples, (from, to));
+                let key = Key { differs, action, was: *was, would: *would, live, candidate };
+                self.group(&key, divergences, examples, (from, to));
             }
             _ => {}
         }
@@ -205,12 +205,12 @@ impl Sums {
 
     fn group(
         &mut self,
-        key: Key,
+        key: &Key,
         divergences: u64,
         examples: Vec<RecordId>,
         (from, to): (Timestamp, Timestamp),
     ) {
-        if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&key) {
+        if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(key) {
             self.report.ungrouped = self.report.ungrouped.saturating_add(divergences);
             return;
         }

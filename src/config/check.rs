@@ -7,6 +7,7 @@ use crate::model::{Problems, Residency};
 use crate::policy::Bundle;
 
 use super::Config;
+use super::source::{moment, origin};
 
 /// Checks everything that the file names and returns the bundle that it was checked against.
 ///
@@ -15,7 +16,13 @@ use super::Config;
 pub fn check(config: &Config) -> Result<Bundle, Problems> {
     let mut problems = Problems::new();
     let (bundle, entities) = match config.parsed("policy") {
-        true => Bundle::examine(&config.file.policy.directory, &mut problems),
+        true => match origin(config).and_then(|origin| Ok((origin, moment(config)?))) {
+            Ok((origin, moment)) => origin.examine(&moment, &mut problems),
+            Err(found) => {
+                problems.append(found);
+                (None, None)
+            }
+        },
         false => (None, None),
     };
     references(config, &mut problems);

@@ -19,6 +19,7 @@ use super::engine::Engine;
 use super::entities::Slices;
 use super::master::Master;
 use super::names::{Names, type_name};
+use super::release::Release;
 use super::request::probe;
 use super::schema;
 use super::source::{SCHEMA, Source};
@@ -65,6 +66,16 @@ pub struct Bundle {
     engine: Engine,
     contexts: Contexts,
     slices: Slices,
+    released: Released,
+}
+
+/// What is known of a bundle besides its files.
+#[derive(Debug, Default)]
+struct Released {
+    release: Option<Release>,
+    /// The hash of the files that a manifest names, and that of all that was read.
+    own: Option<String>,
+    content: Option<String>,
 }
 
 /// What a bundle loaded from `dir` now would have as its hash; with the problems of reading it, if there are any, so that every
@@ -135,7 +146,7 @@ impl Bundle {
     }
 
     /// The entities, if nothing is wrong with them and the schema.
-    fn entities(source: &Source) -> Option<Entities> {
+    pub(super) fn entities(source: &Source) -> Option<Entities> {
         let mut problems = Problems::new();
         let names = Names::new()?;
         let schema = schema::load(source, &names, &mut problems)?;
@@ -143,7 +154,7 @@ impl Bundle {
         problems.is_empty().then_some(Entities(master))
     }
 
-    fn assemble(source: Source, mut problems: Problems) -> Result<Self, Problems> {
+    pub(super) fn assemble(source: Source, mut problems: Problems) -> Result<Self, Problems> {
         let (Some(names), Some(contexts)) = (Names::new(), Contexts::new()) else {
             problems.push("", "", "the names of the Cedar domain do not parse", "");
             return Err(problems);
@@ -169,9 +180,33 @@ impl Bundle {
                 master,
                 contexts,
                 slices,
+                released: Released::default(),
             }),
             _ => Err(problems),
         }
+    }
+
+    /// The same bundle, with what its manifest said.
+    pub(super) fn released(self, release: Option<Release>, (own, content): (String, String)) -> Self {
+        Self { released: Released { release, own: Some(own), content: Some(content) }, ..self }
+    }
+
+    /// What its manifest said, if it has one.
+    #[must_use]
+    pub const fn release(&self) -> Option<&Release> {
+        self.released.release.as_ref()
+    }
+
+    /// The hash that a manifest names: of its own files, without entities from elsewhere.
+    #[must_use]
+    pub fn own_hash(&self) -> &str {
+        self.released.own.as_deref().unwrap_or(&self.hash)
+    }
+
+    /// The [`Origin::content_hash`](super::Origin::content_hash) of what it was read from.
+    #[must_use]
+    pub fn content(&self) -> &str {
+        self.released.content.as_deref().unwrap_or(&self.hash)
     }
 
     /// SHA-256 over the names and contents of its files, lower-case hexadecimal.

@@ -140,6 +140,39 @@ pub enum Event<'a> {
         #[serde(default)]
         problems: Vec<Text<'a>>,
     },
+    /// A bundle with a manifest is served from here on.
+    #[serde(rename = "policy.release")]
+    Release {
+        /// The bundle.
+        bundle: Text<'a>,
+        /// Its serial.
+        serial: u64,
+        /// When it ends, if it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<super::Time>")]
+        expires: Option<Timestamp>,
+        /// Name and id of the key that signed it, if a signature was demanded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signer: Option<Text<'a>>,
+        /// How many claims are attested as proved.
+        attested: u64,
+        /// Break-glass: why it is served without the attestation that is demanded.
+        #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
+        override_reason: Option<Text<'a>>,
+    },
+    /// The bundle that is served has expired.
+    #[serde(rename = "policy.expired")]
+    Expired {
+        /// The bundle.
+        bundle: Text<'a>,
+        /// Its serial.
+        serial: u64,
+        /// When it ended.
+        #[schemars(with = "super::Time")]
+        expires: Timestamp,
+        /// Whether all requests are denied since then.
+        denies: bool,
+    },
     /// Another candidate is compared with the live bundle, or the one that was is gone.
     #[serde(rename = "shadow.candidate")]
     ShadowCandidate {
@@ -162,9 +195,9 @@ pub enum Event<'a> {
         /// The action.
         action: Text<'a>,
         /// What was decided and done.
-        was: ShadowOutcome<'a>,
+        was: Box<ShadowOutcome<'a>>,
         /// What the candidate says.
-        would: ShadowOutcome<'a>,
+        would: Box<ShadowOutcome<'a>>,
         /// How many decisions since the last such event.
         divergences: u64,
         /// Some of their crossings, at most three.

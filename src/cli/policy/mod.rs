@@ -1,5 +1,6 @@
 //! `tidegate policy`: write, check, test and explain policies. The work is done in `policy`.
 
+mod bundle;
 mod check;
 mod explain;
 mod fmt;
@@ -17,6 +18,7 @@ use super::Answer;
 /// Subcommands of `policy`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {
+    Bundle(bundle::Args),
     Check(check::Args),
     Fmt(fmt::Args),
     Prove(prove::Args),
@@ -30,6 +32,7 @@ pub(super) enum Policy {
 pub(super) fn run(command: &Policy) -> anyhow::Result<Answer> {
     let mut out = io::stdout().lock();
     match command {
+        Policy::Bundle(args) => bundle::run(args, &mut out),
         Policy::Check(args) => check::run(args, &mut out),
         Policy::Fmt(args) => fmt::run(args, &mut out),
         Policy::Prove(args) => prove::run(args, &mut out),

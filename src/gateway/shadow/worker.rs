@@ -155,29 +155,32 @@ impl Worker {
 
     /// Tells all groups and the sums, and counts anew.
     fn sum(&mut self) {
+        (self.told, self.summed) = (Instant::now(), Instant::now());
+        // What was dropped before the first was asked is of that candidate.
+        let Some(asked) = &self.asked else { return };
         let (now, audit) = (Timestamp::now(), &self.audit);
         let ungrouped = self.groups.tell_all(|event| audit.event(event));
         let all_dropped = self.figures.dropped();
         let Sums { compared, diverged, failed, dropped_before } = self.sums;
         let dropped = all_dropped.saturating_sub(dropped_before);
-        let candidate = self.asked.as_ref().map(|bundle| bundle.hash());
-        if let Some(candidate) = candidate.filter(|_| compared + failed + dropped > 0) {
+        if compared + failed + dropped > 0 {
+            let candidate = asked.hash().into();
+            let from = self.since;
             audit.event(&Event::ShadowCompared {
-                candidate: candidate.into(),
+                candidate,
                 compared,
                 diverged,
                 dropped,
                 failed,
                 ungrouped,
-                from: self.since,
+                from,
                 to: now,
             });
-            if dropped > 0 {
-                tracing::warn!(dropped, compared, "the shadow policies did not keep up with all decisions");
-            }
+        }
+        if dropped > 0 {
+            tracing::warn!(dropped, compared, "the shadow policies did not keep up with all decisions");
         }
         self.sums = Sums { dropped_before: all_dropped, ..Sums::default() };
         self.since = now;
-        (self.told, self.summed) = (Instant::now(), Instant::now());
     }
 }

@@ -1,5 +1,7 @@
 //! The whole gateway on real sockets: what leaves, what is recorded, what a reload does.
 
+mod bundles;
+mod bundles_fixture;
 mod endings;
 mod events;
 mod failover;

@@ -29,7 +29,7 @@ async fn start(recorder: &Recorder, more: &str, prepare: impl FnOnce(&Path)) -> 
     Border::prepared(&super::fixture::configuration("127.0.0.1:0", &endpoints, more), prepare).await
 }
 
-async fn admin(border: &Border, path: &str) -> String {
+pub(super) async fn admin(border: &Border, path: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(border.running.admin_address()).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -46,7 +46,7 @@ async fn shadow(border: &Border) -> Value {
     state["shadow"].clone()
 }
 
-async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+pub(super) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     for _ in 0..1_000 {
         if condition().await {
             return;
