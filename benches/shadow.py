@@ -5,7 +5,8 @@
 
 Two gateways of the same build take turns: one has a `[policy.shadow]` candidate that differs in every decision, the other none. Requests
 are denied, so nothing but the gateway is measured: parse, decide, record (`best_effort`), answer. The gateway has CPU 0 to itself and is
-saturated from CPU 1 over 32 connections of plain HTTP. Medians of interleaved rounds are printed. Run it on a quiet machine.
+saturated from CPU 1 over 32 connections of plain HTTP. Medians of interleaved rounds are printed, and the CPU time of the threads that
+serve for each request apart from that of the thread that asks the candidate. Run it on a quiet machine.
 """
 import argparse
 import json
@@ -42,15 +43,18 @@ def main():
             for _ in range(options.rounds):
                 for gateway in gateways:
                     rates[gateway.name].append(gateway.measure(options.seconds))
+            compared, dropped = (gateways[1].metric(name) for name in ("compared", "dropped"))
         finally:
             for gateway in gateways:
                 gateway.stop()
-        medians = {name: statistics.median(rate for rate, _ in all) for name, all in rates.items()}
+        medians = {name: statistics.median(rate for rate, _, _ in all) for name, all in rates.items()}
         for name, all in rates.items():
-            shown = ", ".join(f"{rate:,.0f}" for rate, _ in all)
-            print(f"{name:<8} {medians[name]:>9,.0f} req/s   rounds: {shown}")
+            shown = ", ".join(f"{rate:,.0f}" for rate, _, _ in all)
+            serving = statistics.median(1e6 * serving for _, serving, _ in all)
+            asking = statistics.median(asking for _, _, asking in all)
+            print(f"{name:<8} {medians[name]:>9,.0f} req/s, {serving:.1f} CPU us a request, {100 * asking:.1f} % of its CPU asks   rounds: {shown}")
         print(f"cost     {100 * (1 - medians['with'] / medians['without']):.1f} % of throughput; load average {os.getloadavg()[0]:.1f}")
-        print(f"compared {gateways[1].metric('compared'):,.0f}, dropped {gateways[1].metric('dropped'):,.0f}")
+        print(f"compared {compared:,.0f}, dropped {dropped:,.0f}")
 
 
 class Gateway:
@@ -91,7 +95,7 @@ class Gateway:
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"tidegate_shadow_{name}", line))
 
     def measure(self, seconds):
-        """Requests a second, and CPU seconds of the gateway."""
+        """Requests a second, CPU seconds of serving for each, and the share of its CPU that asks the candidate."""
         sockets = [socket.create_connection(("127.0.0.1", self.data)) for _ in range(CONNECTIONS)]
         for one in sockets:
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -102,14 +106,19 @@ class Gateway:
             for one in sockets:
                 read(one)
             count += len(sockets)
-        took, cpu = time.monotonic() - began, self.cpu() - before
+        took, (serving, asking) = time.monotonic() - began, (now - then for now, then in zip(self.cpu(), before))
         for one in sockets:
             one.close()
-        return count / took, cpu
+        return count / took, serving / count, asking / (serving + asking)
 
     def cpu(self):
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        """CPU seconds of all threads but the one that asks, and of that one."""
+        spent = [0, 0]
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            head, tail = (task / "stat").read_text().rsplit(")", 1)
+            fields = tail.split()
+            spent[head.endswith("tidegate-shadow")] += (int(fields[11]) + int(fields[12])) / TICK
+        return spent
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ const NAME: &str = "bundle.tar.gz";
 
 /// A gateway's configuration: the test's own route, keys of which one must have signed, and more of `[policy]`.
 fn text(recorder: &Recorder, signer: Option<&Signer>, of_policy: &str, more: &str) -> String {
-    let text = configuration("127.0.0.1:0", &[recorder.endpoint.clone()], more);
+    let text = configuration("127.0.0.1:0", std::slice::from_ref(&recorder.endpoint), more);
     let keys = signer.map(|signer| format!("keys = [\"{}\"]\n", signer.verifier())).unwrap_or_default();
     text.replacen("poll = \"50ms\"\n", &format!("poll = \"50ms\"\n{keys}{of_policy}"), 1)
 }
@@ -73,19 +73,11 @@ fn soon(milliseconds: i64) -> Option<Timestamp> {
     Some(Timestamp::now() + SignedDuration::from_millis(milliseconds))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_what_is_whole_signed_and_newer_replaces_the_last_good() {
-    let (server, recorder, ours) = (Server::start().await, Recorder::start().await, signer(1));
-    let first = Release { serial: 5, signer: Some(&ours), expires: soon(3_600_000), ..Release::default() };
-    server.put(NAME, first.packed());
-    let border = fetching(&server, &recorder, &ours, "").await;
-    serial(&border, 5).await;
-    assert_eq!((ask(&border).await, ready(&border).await["bundle"].as_str().unwrap()), (200, &*first.hash()));
-
+/// What must not replace anything, although it could be `next`, and what is said of it.
+fn refusable(next: &Release<'_>) -> Vec<(&'static str, Vec<u8>)> {
     let other = signer(2);
-    let next = Release { serial: 6, more: "// Next.\n", ..first.clone() };
     let whole = next.packed();
-    let manifest = |release: &Release<'_>| release.manifest(release.hash());
+    let manifest = next.manifest(next.hash());
     let with = |name: &str, kind: tar::EntryType| {
         let gzip = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::fast());
         let mut tar = tar::Builder::new(gzip);
@@ -114,7 +106,7 @@ async fn only_what_is_whole_signed_and_newer_replaces_the_last_good() {
         let manifest = next.manifest(tidegate::policy::content_hash(folder.path()));
         tidegate::policy::release::pack(&manifest, &files).unwrap()
     };
-    let rows: Vec<(&str, Vec<u8>)> = vec![
+    vec![
         ("is not signed by", Release { signer: Some(&other), ..next.clone() }.packed()),
         (
             "is not signed, and `policy.keys` demands a signature",
@@ -131,10 +123,23 @@ async fn only_what_is_whole_signed_and_newer_replaces_the_last_good() {
         ),
         ("holds `a.cedar`, which is no regular file", with("a.cedar", tar::EntryType::Symlink)),
         ("unpacks to more than", bomb),
-        ("is of another bundle", tidegate::policy::release::pack(&manifest(&next), &changed).unwrap()),
+        ("is of another bundle", tidegate::policy::release::pack(&manifest, &changed).unwrap()),
         ("91.cedar", broken),
-    ];
-    for (part, bytes) in rows {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_is_whole_signed_and_newer_replaces_the_last_good() {
+    let (server, recorder, ours) = (Server::start().await, Recorder::start().await, signer(1));
+    let first = Release { serial: 5, signer: Some(&ours), expires: soon(3_600_000), ..Release::default() };
+    server.put(NAME, first.packed());
+    let border = fetching(&server, &recorder, &ours, "").await;
+    serial(&border, 5).await;
+    assert_eq!((ask(&border).await, ready(&border).await["bundle"].as_str().unwrap()), (200, &*first.hash()));
+
+    let next = Release { serial: 6, more: "// Next.\n", ..first.clone() };
+    let whole = next.packed();
+    for (part, bytes) in refusable(&next) {
         server.put(NAME, bytes);
         refused(&border, "bundle", part).await;
         let state = ready(&border).await;

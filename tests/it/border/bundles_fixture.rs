@@ -60,7 +60,7 @@ impl Server {
         let server = Self {
             served: Arc::clone(&served),
             address: listener.local_addr().unwrap(),
-            ca: authority.issued().certificate.clone(),
+            ca: authority.issued().certificate,
         };
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
