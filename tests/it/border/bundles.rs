@@ -489,7 +489,7 @@ fn what_cannot_work_is_told_by_check() {
         (
             "",
             url("remote"),
-            "policy.remote: cannot be asked: origin `https://releases.example` is https but no `ca`",
+            "policy.remote: cannot be asked: origin `https://releases.example:443` is https but no `ca`",
         ),
         ("", url("entities"), "policy.entities: cannot be asked: origin"),
     ] {
