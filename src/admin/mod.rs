@@ -2,9 +2,10 @@
 //!
 //! Nothing here changes anything, and nothing of it is served on the data listener.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use crate::audit::{Audit, State};
 use crate::gateway::Gateway;
 use crate::listen::TlsSettings;
 use crate::message::{self, Body, Connection};
+use crate::model::{Clock as _, SystemClock};
 use crate::telemetry::Telemetry;
 
 /// The `[admin]` table.
@@ -51,12 +53,27 @@ pub struct Admin {
 pub struct Status {
     draining: AtomicBool,
     reload_problem: ArcSwapOption<String>,
+    sources: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl Status {
     /// The gateway stopped accepting; load balancers shall look elsewhere.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// What is wrong with a URL that policies come from, or nothing. Whether that is news.
+    pub fn fetched(&self, source: &'static str, problem: Option<String>) -> bool {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        match problem {
+            Some(problem) => sources.insert(source, problem.clone()) != Some(problem),
+            None => sources.remove(source).is_some(),
+        }
+    }
+
+    /// Whether something is wrong with a URL.
+    pub fn has_problem(&self, source: &str) -> bool {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).contains_key(source)
     }
 
     /// The outcome of the last reload: what is wrong with the set that was refused, or nothing.
@@ -109,9 +126,21 @@ impl Admin {
     fn ready(&self, known: bool) -> Response<Body> {
         let journal = self.audit.stats().state;
         let draining = self.status.draining.load(Ordering::Acquire);
-        let ready = !draining && journal == State::Ok;
+        let snapshot = self.gateway.snapshot();
+        let release = snapshot.bundle.release();
+        let expired = release.is_some_and(|release| release.is_over(SystemClock.now()));
+        let denies = expired && release.is_some_and(|release| release.denies_expired);
+        let ready = !draining && journal == State::Ok && !denies;
+        let sources = self.status.sources.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // A refused reload is told, but the working set serves on.
         let reload = self.status.reload_problem.load_full();
+        let shadow = self.gateway.shadow().map(|shadow| {
+            let (candidate, problem) = (shadow.candidate(), shadow.problem());
+            json!({
+                "candidate": candidate.as_ref().map(|bundle| bundle.hash()),
+                "problem": (!problem.is_empty()).then_some(&*problem),
+            })
+        });
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         if !known {
             return json(status, &json!({ "ready": ready }));
@@ -122,8 +151,16 @@ impl Admin {
                 "ready": ready,
                 "draining": draining,
                 "journal": journal.name(),
-                "bundle": self.gateway.snapshot().bundle.hash(),
+                "bundle": snapshot.bundle.hash(),
+                "release": release.map(|release| json!({
+                    "serial": release.serial,
+                    "expires": release.expires,
+                    "expired": expired,
+                    "override": release.override_reason,
+                })),
+                "sources": sources,
                 "refused_reload": reload.as_deref(),
+                "shadow": shadow,
             }),
         )
     }

@@ -24,6 +24,7 @@ use crate::telemetry::{Exporters, Gauge, Telemetry};
 use crate::upstream::Upstreams;
 
 use super::keys::Keys as IssuerKeys;
+use super::remote;
 
 /// Everything that is wrong with a configuration and what it names.
 ///
@@ -55,6 +56,7 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     let bundle = kept(config::check(config), &mut problems);
     listener(config, &mut problems);
     key_authorities(config, &mut problems);
+    remote::check(config, &mut problems);
     for (key, error) in file.audit.problems() {
         problems.push(&config.name, format!("audit.{key}"), &error, error.hint());
     }

@@ -1,5 +1,5 @@
 //! What the process gives up before it serves, so that whoever takes it over has less: it starts no program, looks into no other process, and
-//! writes nowhere but where its journal is.
+//! writes nowhere but where its journal and the policies that it fetches are.
 //!
 //! A second line of defence: what the kernel does not have is told in the log and does not keep the gateway from serving.
 
@@ -71,7 +71,7 @@ pub(super) fn confine(config: &Config) {
         Err(error) => tracing::warn!(error = chain(&error), "NOT CONFINED by seccomp"),
     }
     match write_only_below(&writable(config), has_module(config)) {
-        Ok(()) => tracing::info!("landlock: nothing but the journal can be written"),
+        Ok(()) => tracing::info!("landlock: nothing but the journal and fetched policies can be written"),
         Err(error) => tracing::warn!(error = chain(&error), "NOT CONFINED by landlock"),
     }
 }
@@ -100,12 +100,13 @@ fn write_only_below(folders: &[PathBuf], has_module: bool) -> Result<(), Confine
     if status.ruleset == RulesetStatus::NotEnforced { Err(ConfineError::NoLandlock) } else { Ok(()) }
 }
 
-/// The folders that are written: the journal's, or if it is still to be made, the one that it will be made in; and what programs expect to be able
-/// to write.
+/// The folders that are written: the journal's and that of fetched policies, or if they are still to be made, those that they will be made in; and
+/// what programs expect to be able to write.
 fn writable(config: &Config) -> Vec<PathBuf> {
-    let journal = config.file.audit.directory.as_path();
-    let existing = journal.ancestors().find(|folder| folder.exists()).unwrap_or(journal);
-    vec![existing.to_owned(), Path::new("/dev/null").to_owned()]
+    let file = &config.file;
+    let folders = [Some(&file.audit.directory), file.policy.state.as_ref()];
+    let existing = folders.into_iter().flatten().filter_map(|folder| folder.ancestors().find(|at| at.exists()));
+    existing.chain([Path::new("/dev/null")]).map(Path::to_owned).collect()
 }
 
 fn has_module(config: &Config) -> bool {

@@ -6,7 +6,11 @@ mod build;
 mod confine;
 mod handlers;
 mod keys;
+mod look;
+mod release;
 mod reload;
+mod remote;
+mod shadow;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -47,6 +51,8 @@ pub struct Running {
     stop_data: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     reload: reload::Trigger,
+    shadow: Option<shadow::Follow>,
+    remote: Option<remote::Poll>,
     data_task: JoinHandle<()>,
     admin_task: JoinHandle<()>,
     audit: Audit,
@@ -79,17 +85,26 @@ pub async fn start(path: &Path) -> Result<Running, StartError> {
 /// # Errors
 /// As [`start`].
 pub async fn start_with(config: Config) -> Result<Running, StartError> {
-    let snapshot = build::snapshot(&config).map_err(StartError::Invalid)?;
+    let fetched = remote::first(&config).await;
+    let snapshot =
+        build::snapshot(&config).map_err(|problems| StartError::Invalid(fetched.explain(problems)))?;
     let audit = build::journal(&config, &snapshot.bundle, &snapshot.routes)
         .context("failed to open the audit journal")?;
+    let origin = config::origin(&config).map_err(StartError::Invalid)?;
+    release::remember(&config, &snapshot.bundle).context("failed to keep the serial of the policies")?;
+    release::announce(&audit, &snapshot.bundle);
     let telemetry = build::telemetry(&config).context("failed to set up telemetry")?;
     build::observe(&telemetry, &audit);
     let outbox = build::outbox(&config, &audit).context("failed to start the audit export")?;
     build::observe_export(&telemetry, &outbox);
     snapshot.identity.start().await;
     let clock = Arc::new(SystemClock);
-    let gateway = Arc::new(Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock));
+    let candidate = shadow::open(&config, &audit)?;
+    candidate.iter().for_each(|shadow| shadow::observe(&telemetry, shadow));
+    let gateway = Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock);
+    let gateway = Arc::new(gateway.with_shadow(candidate.clone()));
     let status = Arc::new(Status::default());
+    fetched.tell(&status);
     let admin = Admin::new(Arc::clone(&gateway), audit.clone(), Arc::clone(&telemetry), Arc::clone(&status));
 
     let listen = &config.file.listen;
@@ -101,8 +116,16 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let (stop_data, data_stops) = watch::channel(false);
     let (stop_admin, admin_stops) = watch::channel(false);
     let (data_address, admin_address) = (data.local_addr(), admin_listener.local_addr());
+    let shadow = shadow::follow(&config, candidate, audit.clone());
+    let told = remote::Told {
+        gateway: Arc::clone(&gateway),
+        audit: audit.clone(),
+        telemetry: Arc::clone(&telemetry),
+        status: Arc::clone(&status),
+    };
+    let remote = remote::poll(&config, told);
     let reload = reload::start(
-        config,
+        (config, origin),
         Arc::clone(&gateway),
         audit.clone(),
         Arc::clone(&telemetry),
@@ -117,6 +140,8 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         stop_data,
         stop_admin,
         reload,
+        shadow,
+        remote,
         data_task,
         admin_task,
         audit,
@@ -161,11 +186,13 @@ impl Running {
     /// Compares policies with their files now instead of at the next poll.
     pub fn reload(&self) {
         self.reload.now();
+        self.shadow.iter().for_each(shadow::Follow::now);
     }
 
     /// Stops accepting, lets streams end for the configured time, closes the journal, sends what telemetry holds.
     pub async fn shutdown(self) {
         self.status.drain();
+        drop(self.remote);
         drop(self.reload);
         // Health stays readable while streams end: a load balancer must see that this instance drains.
         for (stop, task) in [(self.stop_data, self.data_task), (self.stop_admin, self.admin_task)] {
@@ -175,6 +202,9 @@ impl Running {
             }
         }
         settle(&self.audit).await;
+        if let Some(shadow) = self.shadow {
+            shadow.close().await;
+        }
         self.audit.close().await;
         self.outbox.close(LAST_EXPORT).await;
         let telemetry = self.telemetry;

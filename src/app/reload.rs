@@ -12,10 +12,13 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::admin::Status;
 use crate::audit::Audit;
 use crate::audit::record::{Change, Event};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::gateway::{Gateway, Snapshot};
-use crate::policy::{self, Bundle};
+use crate::policy::{Bundle, Origin};
 use crate::telemetry::Telemetry;
+
+use super::look::{Look, Seen};
+use super::release::{self, Expiry};
 
 /// Asks for a comparison now; dropping it ends the task.
 #[derive(Debug)]
@@ -38,16 +41,25 @@ impl Drop for Trigger {
 
 /// Starts to follow the files.
 pub(super) fn start(
-    config: Config,
+    (config, origin): (Config, Origin),
     gateway: Arc<Gateway>,
     audit: Audit,
     telemetry: Arc<Telemetry>,
     status: Arc<Status>,
 ) -> Trigger {
     let notify = Arc::new(Notify::new());
-    let seen = gateway.snapshot().bundle.hash().to_string();
-    let follower =
-        Follower { config: Arc::new(config), gateway, audit, telemetry, status, seen, fresh: None };
+    let seen = gateway.snapshot().bundle.content().to_owned();
+    let follower = Follower {
+        config: Arc::new(config),
+        gateway,
+        audit,
+        telemetry,
+        status,
+        seen,
+        origin,
+        expiry: Expiry::default(),
+        fresh: None,
+    };
     let task = tokio::spawn(follower.run(Arc::clone(&notify)));
     Trigger { notify, task }
 }
@@ -60,6 +72,8 @@ struct Follower {
     status: Arc<Status>,
     /// The contents of the last verdict, accepted or not: one verdict for each change.
     seen: String,
+    origin: Origin,
+    expiry: Expiry,
     /// Contents that the last poll met for the first time: they are looked at when a second poll finds them unchanged, so
     /// that half a copy is not taken for a set.
     fresh: Option<String>,
@@ -78,10 +92,12 @@ impl Follower {
     }
 
     async fn compare(&mut self, actor: &'static str) {
+        self.expiry.look(&self.audit, &self.gateway.snapshot().bundle);
         let (config, audit) = (Arc::clone(&self.config), self.audit.clone());
+        let origin = self.origin.clone();
         let look = Look { seen: self.seen.clone(), fresh: self.fresh.take(), forced: actor == "signal" };
         // Parsing, validating and archiving take long for a large set, so they are kept off the workers that serve.
-        match tokio::task::spawn_blocking(move || look.at(&config, &audit)).await {
+        match tokio::task::spawn_blocking(move || look.at(&origin, &config, &audit)).await {
             Ok(Seen::Same) => {}
             Ok(Seen::Fresh(hash)) => self.fresh = Some(hash),
             Ok(Seen::Sound(bundle)) => self.adopt(actor, *bundle),
@@ -96,10 +112,19 @@ impl Follower {
     }
 
     fn adopt(&mut self, actor: &'static str, bundle: Bundle) {
+        // Without it an older release could be served after the next start.
+        if let Err(error) = release::remember(&self.config, &bundle) {
+            let problem = format!("the serial of the bundle cannot be kept: {error}");
+            return self.refuse(actor, bundle.hash(), &[problem]);
+        }
         let snapshot = self.gateway.snapshot();
+        let content = bundle.content().to_owned();
+        if content != snapshot.bundle.content() {
+            release::announce(&self.audit, &bundle);
+        }
         let (old, new) = (snapshot.bundle.hash(), bundle.hash().to_owned());
         self.status.reloaded(None);
-        if old != new {
+        if content != snapshot.bundle.content() {
             let files = Change::between(snapshot.bundle.files(), bundle.files());
             self.gateway.replace(Snapshot { bundle: Arc::new(bundle), ..Snapshot::clone(&snapshot) });
             self.telemetry.metrics().reloaded(true);
@@ -112,7 +137,7 @@ impl Follower {
                 problems: Vec::new(),
             });
         }
-        self.seen = new;
+        self.seen = content;
     }
 
     fn refuse(&self, actor: &'static str, hash: &str, problems: &[String]) {
@@ -130,59 +155,9 @@ impl Follower {
             actor: actor.into(),
             old: Some(old.into()),
             // Contents that could not be read whole have no hash.
-            new: (hash.len() == 64).then(|| hash.into()),
+            new: hash.split(':').next().filter(|hash| hash.len() == 64).map(Into::into),
             files: Vec::new(),
             problems: problems.iter().map(|problem| problem.as_str().into()).collect(),
         });
-    }
-}
-
-/// One look at the folder.
-struct Look {
-    seen: String,
-    fresh: Option<String>,
-    forced: bool,
-}
-
-/// What a look found.
-enum Seen {
-    /// What there was a verdict on already.
-    Same,
-    /// Contents that may still be changing.
-    Fresh(String),
-    /// A set that may serve; it is archived.
-    Sound(Box<Bundle>),
-    /// A set that may not. `retry`: the fault is not in the files, so the same files are looked at again.
-    Broken { hash: String, problems: Vec<String>, retry: bool },
-}
-
-impl Look {
-    fn at(self, config: &Config, audit: &Audit) -> Seen {
-        let directory = &config.file.policy.directory;
-        let hash = policy::content_hash(directory);
-        if !self.forced && hash == self.seen {
-            return Seen::Same;
-        }
-        if !self.forced && self.fresh.as_ref() != Some(&hash) {
-            return Seen::Fresh(hash);
-        }
-        let loaded = Bundle::load(directory).and_then(|bundle| {
-            let problems = config::entities(config, &bundle);
-            if problems.is_empty() { Ok(bundle) } else { Err(problems) }
-        });
-        let bundle = match loaded {
-            // The files changed while they were read: what was loaded may be a mixture.
-            Ok(bundle) if bundle.hash() != policy::content_hash(directory) => return Seen::Fresh(hash),
-            Ok(bundle) => bundle,
-            Err(problems) => {
-                let problems = problems.into_vec().iter().map(ToString::to_string).collect();
-                return Seen::Broken { hash, problems, retry: false };
-            }
-        };
-        // A bundle that cannot be archived could never be explained to an auditor.
-        match audit.archive(bundle.hash(), bundle.files()) {
-            Ok(()) => Seen::Sound(Box::new(bundle)),
-            Err(error) => Seen::Broken { hash, problems: vec![error.to_string()], retry: true },
-        }
     }
 }

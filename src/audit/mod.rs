@@ -39,6 +39,7 @@ mod retention;
 mod segment;
 pub mod sentence;
 mod settings;
+pub mod shadow;
 mod shared;
 pub mod storage;
 pub mod subjects;

@@ -1,11 +1,13 @@
 //! The file in its surroundings: names that must meet, entities that must exist, files that must load.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use crate::model::{Problems, Residency};
 use crate::policy::Bundle;
 
 use super::Config;
+use super::source::{moment, origin};
 
 /// Checks everything that the file names and returns the bundle that it was checked against.
 ///
@@ -14,16 +16,35 @@ use super::Config;
 pub fn check(config: &Config) -> Result<Bundle, Problems> {
     let mut problems = Problems::new();
     let (bundle, entities) = match config.parsed("policy") {
-        true => Bundle::examine(&config.file.policy.directory, &mut problems),
+        true => match origin(config).and_then(|origin| Ok((origin, moment(config)?))) {
+            Ok((origin, moment)) => origin.examine(&moment, &mut problems),
+            Err(found) => {
+                problems.append(found);
+                (None, None)
+            }
+        },
         false => (None, None),
     };
     references(config, &mut problems);
+    candidate(config, &mut problems);
     if let Some(entities) = &entities {
         problems.append(lacking(config, &|kind, id| entities.has_entity(kind, id)));
     }
     match bundle {
         Some(bundle) if problems.is_empty() => Ok(bundle),
         _ => Err(problems),
+    }
+}
+
+/// That a candidate is not the live policies.
+fn candidate(config: &Config, problems: &mut Problems) {
+    let policy = &config.file.policy;
+    let Some(shadow) = &policy.shadow else { return };
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if real(&shadow.directory) == real(&policy.directory) {
+        let message = "is the folder of the live policies: they would be compared with themselves";
+        let hint = "name another folder, such as `candidate`; it need not exist yet";
+        problems.push(&config.name, "policy.shadow.directory", message, hint);
     }
 }
 

@@ -10,13 +10,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::{ClusterName, Duration, Problems, RecipientName, RouteName, ServiceName, StoreName};
+use crate::model::{ClusterName, Problems, RecipientName, RouteName, ServiceName, StoreName};
 use crate::protect::keys::{KeysSettings, RecipientSettings};
 use crate::route::RouteSettings;
 use crate::upstream::{ClusterSettings, ServiceSettings, StoreSettings};
 use crate::{admin, audit, identity, limit, listen, message, telemetry};
 
 use super::element;
+use super::policy::PolicySettings;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -86,29 +87,6 @@ impl Default for GatewaySettings {
 #[expect(clippy::expect_used, reason = "the literal is a name; a test parses it")]
 fn default_name() -> RouteName {
     "tidegate".parse().expect("a literal name")
-}
-
-/// The `[policy]` table.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PolicySettings {
-    /// The folder of `*.cedar`, `tidegate.cedarschema`, `entities.json` and `*.entities.json`.
-    pub directory: PathBuf,
-    /// How often the folder's contents are compared with what is loaded; SIGHUP compares at once.
-    #[serde(default = "PolicySettings::default_poll")]
-    pub poll: Duration,
-}
-
-impl Default for PolicySettings {
-    fn default() -> Self {
-        Self { directory: PathBuf::from("policies"), poll: Self::default_poll() }
-    }
-}
-
-impl PolicySettings {
-    const fn default_poll() -> Duration {
-        Duration::secs(1)
-    }
 }
 
 /// A file that parsed: every section by itself is sound, every path is resolved.
@@ -332,6 +310,13 @@ fn resolve(file: &mut FileConfig, base: &Path) {
     }
     maybe(&mut file.identity.api_keys);
     at(&mut file.policy.directory);
+    maybe(&mut file.policy.state);
+    for remote in [&mut file.policy.remote, &mut file.policy.entities].into_iter().flatten() {
+        maybe(&mut remote.ca);
+    }
+    if let Some(shadow) = &mut file.policy.shadow {
+        at(&mut shadow.directory);
+    }
     at(&mut file.audit.directory);
     maybe(&mut file.audit.signing_key);
     maybe(&mut file.audit.previous_signing_key);

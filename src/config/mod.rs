@@ -7,14 +7,18 @@
 mod check;
 mod element;
 mod file;
+mod policy;
 pub mod reference;
+mod source;
 
 use std::path::{Path, PathBuf};
 
 use crate::model::Problems;
 
 pub use check::{check, entities};
-pub use file::{Config, FileConfig, GatewaySettings, PolicySettings};
+pub use file::{Config, FileConfig, GatewaySettings};
+pub use policy::{AttestationRule, PolicySettings, RemoteSettings, ShadowSettings};
+pub use source::{moment, origin};
 
 /// The largest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;

@@ -194,6 +194,10 @@ async fn decide(
     let request = crossing.authorization(exchange.facts.peer.ip(), gateway.clock.now());
     let decision = snapshot.bundle.decide(&request, &crossing.inspected.candidates, RUNGS);
     let took = clock.elapsed();
+    if let Some(shadow) = gateway.shadow() {
+        let ways = (crossing.inspected.candidates.as_slice(), RUNGS);
+        shadow.offer(exchange.facts.id, &crossing.principal, &request, ways, &decision);
+    }
     exchange.recorded(false);
     let denial = match decision {
         Ok(permit) => return Ok(Decided { permit, started, took }),

@@ -205,6 +205,12 @@ pub const ALL: &[Code] = &[
     code("policy_denied", 403, "Not permitted", "No policy permits the request."),
     code("policy_forbidden", 403, "Forbidden", "A policy forbids the request; the record names it."),
     code(
+        "bundle_expired",
+        403,
+        "Policies expired",
+        "The policies that are served have expired, and no newer ones are there: everything is denied.",
+    ),
+    code(
         "policy_error",
         403,
         "Policy error",

@@ -15,6 +15,7 @@ mod record;
 mod reject;
 mod sealed;
 mod sending;
+pub mod shadow;
 mod snapshot;
 mod source;
 mod stored;
@@ -40,6 +41,7 @@ use crate::telemetry::Telemetry;
 use attempt::Crossing;
 use exchange::Exchange;
 use payload::Payload;
+use shadow::Shadow;
 
 pub use reject::Reject;
 pub use snapshot::Snapshot;
@@ -51,13 +53,26 @@ pub struct Gateway {
     audit: Audit,
     telemetry: Arc<Telemetry>,
     clock: Arc<dyn Clock>,
+    shadow: Option<Arc<Shadow>>,
 }
 
 impl Gateway {
     /// An enforcement point that starts with this snapshot.
     #[must_use]
     pub fn new(snapshot: Snapshot, audit: Audit, telemetry: Arc<Telemetry>, clock: Arc<dyn Clock>) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), audit, telemetry, clock }
+        Self { snapshot: ArcSwap::from_pointee(snapshot), audit, telemetry, clock, shadow: None }
+    }
+
+    /// The same with a candidate bundle beside the live one.
+    #[must_use]
+    pub fn with_shadow(self, shadow: Option<Arc<Shadow>>) -> Self {
+        Self { shadow, ..self }
+    }
+
+    /// The candidate beside the live bundle, if there may be one.
+    #[must_use]
+    pub const fn shadow(&self) -> Option<&Arc<Shadow>> {
+        self.shadow.as_ref()
     }
 
     /// The snapshot that new requests see.

@@ -7,6 +7,7 @@ mod action;
 mod clock;
 mod label;
 mod names;
+pub mod note;
 mod principal;
 mod problem;
 mod secret;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration as StdDuration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, USER_AGENT};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy;
@@ -124,6 +124,26 @@ impl Client {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         match self.exchange(Method::GET, url, headers, Bytes::new()).await? {
             (StatusCode::OK, _, body) => Ok(body),
+            (status, ..) => Err(FetchError::Status(status)),
+        }
+    }
+
+    /// The body of a `200 OK` with its entity tag; none if the server says that it is still the one with this tag (RFC 9110 section 13.1.2).
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn get_if_changed(
+        &self,
+        url: &str,
+        known: Option<&HeaderValue>,
+    ) -> Result<Option<(Bytes, Option<HeaderValue>)>, FetchError> {
+        let mut headers = HeaderMap::new();
+        if let Some(tag) = known {
+            headers.insert(IF_NONE_MATCH, tag.clone());
+        }
+        match self.exchange(Method::GET, url, headers, Bytes::new()).await? {
+            (StatusCode::OK, headers, body) => Ok(Some((body, headers.get(ETAG).cloned()))),
+            (StatusCode::NOT_MODIFIED, ..) if known.is_some() => Ok(None),
             (status, ..) => Err(FetchError::Status(status)),
         }
     }

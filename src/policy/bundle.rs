@@ -20,6 +20,7 @@ use super::entities::Slices;
 use super::master::Master;
 use super::names::{Names, type_name};
 use super::nesting::STACK_BYTES;
+use super::release::Release;
 use super::request::probe;
 use super::schema;
 use super::source::{SCHEMA, Source};
@@ -66,6 +67,16 @@ pub struct Bundle {
     engine: Engine,
     contexts: Contexts,
     slices: Slices,
+    released: Released,
+}
+
+/// What is known of a bundle besides its files.
+#[derive(Debug, Default)]
+struct Released {
+    release: Option<Release>,
+    /// The hash of the files that a manifest names, and that of all that was read.
+    own: Option<String>,
+    content: Option<String>,
 }
 
 /// What a bundle loaded from `dir` now would have as its hash; with the problems of reading it, if there are any, so that every
@@ -136,7 +147,7 @@ impl Bundle {
     }
 
     /// The entities, if nothing is wrong with them and the schema.
-    fn entities(source: &Source) -> Option<Entities> {
+    pub(super) fn entities(source: &Source) -> Option<Entities> {
         let mut problems = Problems::new();
         let names = Names::new()?;
         let schema = schema::load(source, &names, &mut problems)?;
@@ -145,7 +156,7 @@ impl Bundle {
     }
 
     /// Parses and validates, on a stack that is deep enough for whatever [`nesting::check`] lets through.
-    fn assemble(source: Source, problems: Problems) -> Result<Self, Problems> {
+    pub(super) fn assemble(source: Source, problems: Problems) -> Result<Self, Problems> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("policies".to_owned()).stack_size(STACK_BYTES);
             let failed = |what: String| {
@@ -186,9 +197,33 @@ impl Bundle {
                 master,
                 contexts,
                 slices,
+                released: Released::default(),
             }),
             _ => Err(problems),
         }
+    }
+
+    /// The same bundle, with what its manifest said.
+    pub(super) fn released(self, release: Option<Release>, (own, content): (String, String)) -> Self {
+        Self { released: Released { release, own: Some(own), content: Some(content) }, ..self }
+    }
+
+    /// What its manifest said, if it has one.
+    #[must_use]
+    pub const fn release(&self) -> Option<&Release> {
+        self.released.release.as_ref()
+    }
+
+    /// The hash that a manifest names: of its own files, without entities from elsewhere.
+    #[must_use]
+    pub fn own_hash(&self) -> &str {
+        self.released.own.as_deref().unwrap_or(&self.hash)
+    }
+
+    /// The [`Origin::content_hash`](super::Origin::content_hash) of what it was read from.
+    #[must_use]
+    pub fn content(&self) -> &str {
+        self.released.content.as_deref().unwrap_or(&self.hash)
     }
 
     /// SHA-256 over the names and contents of its files, lower-case hexadecimal.

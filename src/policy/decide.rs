@@ -1,4 +1,4 @@
-//! The decision itself, fail-closed in this order: bounds, presence of every named entity, the request against the schema, any error
+//! The decision itself, fail-closed in this order: the bundle's expiry, bounds, presence of every named entity, the request against the schema, any error
 //! in any policy, and only then Cedar's answer. The first Allow is the permit.
 
 use std::sync::Arc;
@@ -65,6 +65,12 @@ impl Bundle {
         let variables = (variable(&principal), variable(&action));
         let case = Case { request, digest: side.digest(), side, principal, action, variables };
         let mut evaluations = Vec::new();
+        if let Some(release) = self.release().filter(|release| release.denies_expired)
+            && release.is_over(request.now)
+        {
+            let detail = format!("the bundle with serial {} expired", release.serial).into_boxed_str();
+            return Err(self.denied(DenialReason::Expired, evaluations, record, Some(detail)));
+        }
         match self.attempt_all(&case, candidates, rungs, (&mut record, &mut evaluations)) {
             Ok(Some((candidate, rung))) => {
                 Ok(Permit::new(candidate.clone(), rung, evaluations, Arc::clone(self.shared_hash()), record))

@@ -104,6 +104,8 @@ pub enum DenialReason {
     InvalidRequest,
     /// There is nowhere to send it.
     NoCandidate,
+    /// The bundle has expired, and no newer one is there.
+    Expired,
 }
 
 impl DenialReason {
@@ -117,6 +119,7 @@ impl DenialReason {
             Self::UnknownEntity => "unknown_entity",
             Self::InvalidRequest => "invalid_authorization_request",
             Self::NoCandidate => "no_candidate",
+            Self::Expired => "bundle_expired",
         }
     }
 }
@@ -136,6 +139,7 @@ impl fmt::Display for DenialReason {
             Self::UnknownEntity => "the request names something that the policies do not know",
             Self::InvalidRequest => "the request cannot be decided",
             Self::NoCandidate => "nothing serves this request",
+            Self::Expired => "the policies have expired",
         })
     }
 }

@@ -19,11 +19,11 @@ pub(super) const ENTITIES: &str = "entities.json";
 const MORE_ENTITIES: &str = ".entities.json";
 
 /// The largest policy or schema file, in bytes.
-const MAX_TEXT: u64 = 1 << 20;
+pub(super) const MAX_TEXT: u64 = 1 << 20;
 /// The largest files of entities together, in bytes: some 300,000 entities.
-const MAX_ENTITIES: u64 = 64 << 20;
+pub(super) const MAX_ENTITIES: u64 = 64 << 20;
 /// The most policy files in a bundle, and the most files of entities.
-const MAX_FILES: usize = 1_000;
+pub(super) const MAX_FILES: usize = 1_000;
 
 /// What a bundle has of some kind, in words, and which file names are of it.
 type Kind = (&'static str, fn(&str) -> bool);
@@ -137,6 +137,17 @@ impl Source {
         source
     }
 
+    /// Adds a file that stands elsewhere.
+    pub(super) fn add(&mut self, name: &str, bytes: Vec<u8>, problems: &mut Problems) {
+        if self.files.iter().any(|(known, _)| known == name) {
+            let hint = "give it another name: this one stands for the entities of `[policy.entities]`";
+            problems.push(self.path(name), "", "is there twice", hint);
+            return;
+        }
+        self.files.push((name.to_owned(), bytes));
+        self.files.sort();
+    }
+
     fn require(&self, problems: &mut Problems) {
         for name in self.files.iter().map(|(name, _)| name).filter(|name| name.ends_with(".bad.cedar")) {
             problems.push(
@@ -246,11 +257,11 @@ pub(super) fn is_entities(name: &str) -> bool {
     name == ENTITIES || (name.ends_with(MORE_ENTITIES) && !name.starts_with('.'))
 }
 
-fn is_part(name: &str) -> bool {
+pub(super) fn is_part(name: &str) -> bool {
     (name.ends_with(".cedar") && !name.starts_with('.')) || is_schema(name) || is_entities(name)
 }
 
-fn length(bytes: &[u8]) -> u64 {
+pub(super) fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
@@ -270,7 +281,7 @@ fn list(dir: &Path) -> io::Result<(Vec<String>, Vec<String>)> {
     Ok((names, unreadable))
 }
 
-fn read_file(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read_file(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }

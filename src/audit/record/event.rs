@@ -90,6 +90,25 @@ impl Change<'_> {
     }
 }
 
+/// What came of a decision, live or of a candidate.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ShadowOutcome<'a> {
+    /// `allow` or `deny`.
+    pub decision: Text<'a>,
+    /// The stable code of a denial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Text<'a>>,
+    /// The cluster that the data goes to, of an Allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Text<'a>>,
+    /// The protection, of an Allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<Text<'a>>,
+    /// The policies that decide, at most 32.
+    #[serde(default)]
+    pub policies: Vec<Text<'a>>,
+}
+
 /// Something that happened to the gateway itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "event")]
@@ -120,6 +139,97 @@ pub enum Event<'a> {
         /// Why the new one was not taken; empty if it was.
         #[serde(default)]
         problems: Vec<Text<'a>>,
+    },
+    /// A bundle with a manifest is served from here on.
+    #[serde(rename = "policy.release")]
+    Release {
+        /// The bundle.
+        bundle: Text<'a>,
+        /// Its serial.
+        serial: u64,
+        /// When it ends, if it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<super::Time>")]
+        expires: Option<Timestamp>,
+        /// Name and id of the key that signed it, if a signature was demanded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signer: Option<Text<'a>>,
+        /// How many claims are attested as proved.
+        attested: u64,
+        /// Break-glass: why it is served without the attestation that is demanded.
+        #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
+        override_reason: Option<Text<'a>>,
+    },
+    /// The bundle that is served has expired.
+    #[serde(rename = "policy.expired")]
+    Expired {
+        /// The bundle.
+        bundle: Text<'a>,
+        /// Its serial.
+        serial: u64,
+        /// When it ended.
+        #[schemars(with = "super::Time")]
+        expires: Timestamp,
+        /// Whether all requests are denied since then.
+        denies: bool,
+    },
+    /// Another candidate is compared with the live bundle, or the one that was is gone.
+    #[serde(rename = "shadow.candidate")]
+    ShadowCandidate {
+        /// The candidate; absent if there is none, or it could not be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        candidate: Option<Text<'a>>,
+        /// Why it is not compared; empty if it is.
+        #[serde(default)]
+        problems: Vec<Text<'a>>,
+    },
+    /// A candidate would have decided otherwise. Only the live bundle was enforced.
+    #[serde(rename = "shadow.divergence")]
+    ShadowDivergence {
+        /// The live bundle.
+        live: Text<'a>,
+        /// The candidate.
+        candidate: Text<'a>,
+        /// In what they differ: `decision`, `destination`, `protection`, `code` or `policies`.
+        differs: Text<'a>,
+        /// The action.
+        action: Text<'a>,
+        /// What was decided and done.
+        was: Box<ShadowOutcome<'a>>,
+        /// What the candidate says.
+        would: Box<ShadowOutcome<'a>>,
+        /// How many decisions since the last such event.
+        divergences: u64,
+        /// Some of their crossings, at most three.
+        examples: Vec<RecordId>,
+        /// The first of them.
+        #[schemars(with = "super::Time")]
+        from: Timestamp,
+        /// The last of them.
+        #[schemars(with = "super::Time")]
+        to: Timestamp,
+    },
+    /// How many decisions a candidate was asked about since the last such event.
+    #[serde(rename = "shadow.compared")]
+    ShadowCompared {
+        /// The candidate.
+        candidate: Text<'a>,
+        /// Decisions that it was asked about.
+        compared: u64,
+        /// Those of them that differ.
+        diverged: u64,
+        /// Decisions that found no place in the queue.
+        dropped: u64,
+        /// Decisions on which its evaluation failed.
+        failed: u64,
+        /// Divergences that are in no group, for there were too many groups.
+        ungrouped: u64,
+        /// From when.
+        #[schemars(with = "super::Time")]
+        from: Timestamp,
+        /// Until when.
+        #[schemars(with = "super::Time")]
+        to: Timestamp,
     },
     /// How surely the crossings of a route are recorded differs from the run before.
     #[serde(rename = "mode.changed")]

@@ -19,7 +19,7 @@ pub use decision::{
     Decision, Entity, Evaluation, Links, Marking, Message, Parameter, Party, Personal, PersonalDecision,
     Request, Upstream, Verdict,
 };
-pub use event::{Change, Event, Refusal, Refusals};
+pub use event::{Change, Event, Refusal, Refusals, ShadowOutcome};
 pub use outcome::{Ending, Outcome};
 
 use crate::model::RecordId;

@@ -13,7 +13,6 @@ pub mod edge;
 pub(crate) mod error;
 pub mod key;
 pub mod log;
-pub mod note;
 pub mod proof;
 pub mod proof_file;
 pub(crate) mod recover;
@@ -24,6 +23,7 @@ pub(crate) mod writer;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
 
+pub use crate::model::note;
 pub use error::TreeError;
 pub use writer::Published;
 

@@ -1,9 +1,11 @@
 //! `tidegate policy`: write, check, test and explain policies. The work is done in `policy`.
 
+mod bundle;
 mod check;
 mod explain;
 mod fmt;
 mod prove;
+mod shadow;
 mod test;
 mod watch;
 
@@ -16,9 +18,11 @@ use super::Answer;
 /// Subcommands of `policy`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {
+    Bundle(bundle::Args),
     Check(check::Args),
     Fmt(fmt::Args),
     Prove(prove::Args),
+    Shadow(shadow::Args),
     Test(test::Args),
     Explain(explain::Args),
     Watch(watch::Args),
@@ -28,9 +32,11 @@ pub(super) enum Policy {
 pub(super) fn run(command: &Policy) -> anyhow::Result<Answer> {
     let mut out = io::stdout().lock();
     match command {
+        Policy::Bundle(args) => bundle::run(args, &mut out),
         Policy::Check(args) => check::run(args, &mut out),
         Policy::Fmt(args) => fmt::run(args, &mut out),
         Policy::Prove(args) => prove::run(args, &mut out),
+        Policy::Shadow(args) => shadow::run(args, &mut out),
         Policy::Test(args) => test::run(args, &mut out),
         Policy::Explain(args) => explain::run(args, &mut out),
         Policy::Watch(args) => watch::run(args, &mut out),

@@ -253,7 +253,7 @@ segment_size = "4MiB"
     )
 }
 
-fn configuration(address: &str, endpoints: &[String], more: &str) -> String {
+pub(super) fn configuration(address: &str, endpoints: &[String], more: &str) -> String {
     format!(
         r#"
 [listen]

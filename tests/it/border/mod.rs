@@ -1,5 +1,7 @@
 //! The whole gateway on real sockets: what leaves, what is recorded, what a reload does.
 
+mod bundles;
+mod bundles_fixture;
 mod endings;
 mod events;
 mod failover;
@@ -12,3 +14,4 @@ mod reload;
 mod replay;
 mod seal;
 mod seal_fixture;
+mod shadow;
