@@ -25,6 +25,7 @@ mod lint;
 mod master;
 mod names;
 mod permit;
+pub mod plan;
 pub mod prove;
 mod record;
 pub mod replay;

@@ -97,6 +97,6 @@ impl FilterArgs {
 ///
 /// # Errors
 /// It is neither.
-pub(super) fn since(text: &str) -> Result<Timestamp, String> {
+pub(in crate::cli) fn since(text: &str) -> Result<Timestamp, String> {
     filter::time(text, Timestamp::now())
 }

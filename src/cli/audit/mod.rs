@@ -4,7 +4,7 @@ pub mod erase;
 pub mod explain;
 pub mod export;
 pub mod filter;
-mod progress;
+pub(super) mod progress;
 pub mod query;
 pub mod reconcile;
 pub mod report;

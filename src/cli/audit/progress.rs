@@ -16,22 +16,22 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How far it is.
 #[derive(Debug, Default)]
-pub(super) struct Bar(AtomicU64);
+pub(in crate::cli) struct Bar(AtomicU64);
 
 impl Bar {
     /// So many more bytes were read.
-    pub(super) fn add(&self, bytes: usize) {
+    pub(in crate::cli) fn add(&self, bytes: usize) {
         self.0.fetch_add(u64::try_from(bytes).unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// The count of bytes itself, for who counts on their own.
-    pub(super) const fn bytes(&self) -> &AtomicU64 {
+    pub(in crate::cli) const fn bytes(&self) -> &AtomicU64 {
         &self.0
     }
 }
 
 /// Runs `work`, and draws a bar on a terminal once it takes longer than a second. `doing` is the word before it.
-pub(super) fn with<T>(journal: &Path, doing: &str, work: impl FnOnce(&Bar) -> T) -> T {
+pub(in crate::cli) fn with<T>(journal: &Path, doing: &str, work: impl FnOnce(&Bar) -> T) -> T {
     let bar = Bar::default();
     if !io::stderr().is_terminal() {
         return work(&bar);

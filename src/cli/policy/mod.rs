@@ -3,6 +3,7 @@
 mod check;
 mod explain;
 mod fmt;
+mod plan;
 mod prove;
 mod test;
 mod watch;
@@ -21,6 +22,7 @@ pub(super) enum Policy {
     Prove(prove::Args),
     Test(test::Args),
     Explain(explain::Args),
+    Plan(plan::Args),
     Watch(watch::Args),
 }
 
@@ -33,6 +35,7 @@ pub(super) fn run(command: &Policy) -> anyhow::Result<Answer> {
         Policy::Prove(args) => prove::run(args, &mut out),
         Policy::Test(args) => test::run(args, &mut out),
         Policy::Explain(args) => explain::run(args, &mut out),
+        Policy::Plan(args) => plan::run(args, &mut out),
         Policy::Watch(args) => watch::run(args, &mut out),
     }
 }
