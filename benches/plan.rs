@@ -110,11 +110,11 @@ fn bundle(more: usize, level: &str) -> Bundle {
     let mut text = String::new();
     for number in 0..more {
         let team = TEAMS[number % TEAMS.len()];
-        write!(
+        writeln!(
             text,
             "@id(\"more-{number}\") permit (principal in Tidegate::Team::\"{team}\", \
              action == Tidegate::Action::\"{}\", resource) when {{ context.data.level <= {} && \
-             context has purpose && context.purpose == \"purpose-{number}\" }};\n",
+             context has purpose && context.purpose == \"purpose-{number}\" }};",
             if number % 3 == 0 { "infer" } else { "read" },
             number % 3
         )

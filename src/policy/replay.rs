@@ -33,6 +33,9 @@ pub enum ReplayError {
     /// The policies were not asked: it was refused before them, or after.
     #[error("no policy was asked: the request was refused with `{0}`")]
     NotAsked(String),
+    /// It was denied before any place was tried, so none is recorded.
+    #[error("the request was denied with `{0}` before any place was tried")]
+    NothingTried(String),
     /// It was too large and was cut when it was written.
     #[error("the record was cut to fit and does not hold the whole question")]
     Cut,

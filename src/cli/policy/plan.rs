@@ -86,6 +86,9 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
     let loaded =
         [&old_directory, &new_directory].map(|dir| Bundle::load(dir).map_err(|wrong| problems.append(wrong)));
     let [Ok(old), Ok(new)] = loaded else { return refuse(problems, args.output, out) };
+    for (bundle, named) in [(&old, &old_directory), (&new, &new_directory)] {
+        unchanged(bundle, named, args.journal.as_deref())?;
+    }
     let changes = Changes::between(&old, &new);
     let tests = Tests::run((&old, &old_directory), (&new, &new_directory));
     let replay = args.journal.as_deref().map(|journal| recorded(args, journal, &old, &new)).transpose()?;
@@ -133,6 +136,16 @@ fn directory(named: &str, journal: Option<&Path>) -> anyhow::Result<PathBuf> {
         }
         (None, _) => bail!("`{named}` is no directory, and no bundle in `{}`", archive.display()),
     }
+}
+
+/// A bundle of the archive must be the one that its name says.
+fn unchanged(bundle: &Bundle, directory: &Path, journal: Option<&Path>) -> anyhow::Result<()> {
+    let archived = journal.is_some_and(|journal| directory.parent() == Some(&journal.join("bundles")));
+    if archived && directory.file_name().and_then(|name| name.to_str()) != Some(bundle.hash()) {
+        let (path, found) = (directory.display(), bundle.hash());
+        bail!("bundle `{path}` was changed: its files hash to {found}; bring it back from a backup");
+    }
+    Ok(())
 }
 
 fn refuse(problems: Problems, output: Format, out: &mut dyn Write) -> anyhow::Result<Answer> {
@@ -183,7 +196,6 @@ fn recorded(args: &Args, journal: &Path, old: &Bundle, new: &Bundle) -> anyhow::
 }
 
 #[cfg(not(feature = "prove"))]
-#[expect(clippy::unnecessary_wraps, reason = "with a solver it can fail")]
 fn compared(_: &Args, _: &Bundle, _: &Bundle) -> anyhow::Result<Comparison> {
     let why = "this tidegate was built without proofs (`cargo build --release --features prove`)";
     Ok(Comparison::Failed { why: why.to_owned() })

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::tally::Unreplayed;
 use crate::model::Protection;
 use crate::policy::bundle::Bundle;
-use crate::policy::replay::{ReplayError, Trial, TrialAnswer, reads_path};
+use crate::policy::replay::{Trial, TrialAnswer, reads_path};
 
 /// Which way a decision changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -112,8 +112,7 @@ impl<'a> Judge<'a> {
     pub fn judge(&self, payload: &[u8]) -> Judged {
         Judged(match Trial::of(payload) {
             Ok(trial) => self.try_it(&trial),
-            Err(ReplayError::NoDecision(_)) => Verdict::NoDecision,
-            Err(error) => match Unreplayed::of(&error, payload) {
+            Err(error) => match Unreplayed::of(&error) {
                 Some(why) => Verdict::Unreplayed(why, error.to_string()),
                 None => Verdict::NoDecision,
             },

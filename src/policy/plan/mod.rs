@@ -16,4 +16,4 @@ pub use changes::{Change, Changes, EntityChange, FileChange, PolicyChange};
 pub use judge::{Decided, Direction, Judge, Judged};
 pub use many::{Batch, Jobs, PlanError, Restore, replay};
 pub use report::{Comparison, Plan, Ran, Tests, Verdict};
-pub use tally::{Affected, Example, Group, Names, Replay, Unreplayed};
+pub use tally::{Affected, Count, Example, Group, Replay, Skipped, Unreplayed};

@@ -35,15 +35,12 @@ pub enum Unreplayed {
 
 impl Unreplayed {
     /// `None` if the record holds no decision of policies.
-    pub(super) fn of(error: &ReplayError, payload: &[u8]) -> Option<Self> {
+    pub(super) const fn of(error: &ReplayError) -> Option<Self> {
         match error {
+            ReplayError::NoDecision(_) | ReplayError::NotAsked(_) => None,
             ReplayError::Cut => Some(Self::Cut),
             ReplayError::Erased => Some(Self::Erased),
-            // Rejects are no decision of policies; denials without any evaluation are.
-            ReplayError::NotAsked(_) => {
-                memchr::memmem::find(payload, b"\"decision\":\"deny\"").map(|_| Self::NothingTried)
-            }
-            ReplayError::NoDecision(_) => None,
+            ReplayError::NothingTried(_) => Some(Self::NothingTried),
             _ => Some(Self::Malformed),
         }
     }
@@ -66,6 +63,17 @@ impl Unreplayed {
     }
 }
 
+/// Records that cannot be asked again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// Why not.
+    pub why: Unreplayed,
+    /// How many.
+    pub decisions: u64,
+    /// The first of them: its id, or what is wrong with it.
+    pub example: String,
+}
+
 /// A record of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Example {
@@ -79,9 +87,18 @@ pub struct Example {
 
 /// Names that decisions are about, with how many.
 #[derive(Debug, Clone, Default)]
-pub struct Names {
+struct Names {
     counts: HashMap<String, u64>,
     more: bool,
+}
+
+/// A name with the decisions that are about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Type and id, or a team.
+    pub name: String,
+    /// How many decisions.
+    pub decisions: u64,
 }
 
 /// Names as a report has them.
@@ -91,8 +108,8 @@ pub struct Affected {
     pub count: usize,
     /// Whether there are more than were counted.
     pub more: bool,
-    /// Those with the most decisions, at most 10, each with their number.
-    pub most: Vec<(String, u64)>,
+    /// Those with the most decisions, at most 10.
+    pub most: Vec<Count>,
 }
 
 impl Names {
@@ -108,8 +125,9 @@ impl Names {
 
     fn affected(self) -> Affected {
         let count = self.counts.len();
-        let mut most: Vec<(String, u64)> = self.counts.into_iter().collect();
-        most.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let counts = self.counts.into_iter();
+        let mut most: Vec<Count> = counts.map(|(name, decisions)| Count { name, decisions }).collect();
+        most.sort_by(|a, b| b.decisions.cmp(&a.decisions).then_with(|| a.name.cmp(&b.name)));
         most.truncate(SHOWN_NAMES);
         Affected { count, more: self.more, most }
     }
@@ -224,7 +242,9 @@ impl Tally {
             stricter: self.stricter,
             groups,
             ungrouped: self.ungrouped,
-            unreplayed: unreplayed.map(|(why, (count, example))| (why, count, example)).collect(),
+            unreplayed: unreplayed
+                .map(|(why, (decisions, example))| Skipped { why, decisions, example })
+                .collect(),
         }
     }
 }
@@ -244,6 +264,6 @@ pub struct Replay {
     pub groups: Vec<Group>,
     /// Decisions that change in yet other ways than the groups, of which there are 1,000 at most.
     pub ungrouped: u64,
-    /// Records that could not be asked again: why, how many, and the first of them by its id or in words.
-    pub unreplayed: Vec<(Unreplayed, u64, String)>,
+    /// Records that could not be asked again.
+    pub unreplayed: Vec<Skipped>,
 }

@@ -26,15 +26,22 @@ struct Pair<'a> {
     new: &'a Bundle,
     /// The policies of the old and the new one, for requests of the gateway only.
     narrow: Result<(PolicySet, PolicySet), String>,
-    /// Policies that only one of them has, each with its form for requests of the gateway only.
-    changed: Vec<(Policy, Result<Policy, String>)>,
-    /// The types and actions are the same, so that a policy is valid in both.
-    same_schema: bool,
+    /// Policies that only one of them has.
+    changed: Vec<Changed>,
     /// The actions stand in other groups: `action in …` means another thing, and nothing can be compared.
     regrouped: bool,
     /// Kinds of request that the old one has.
     known: BTreeSet<String>,
     nothing: PolicySet,
+}
+
+/// A policy that only one of the bundles has.
+struct Changed {
+    policy: Policy,
+    /// The same for requests of the gateway only.
+    narrow: Result<Policy, String>,
+    /// The kinds of request that it can apply to, if that can be known.
+    kinds: Option<BTreeSet<RequestEnv>>,
 }
 
 /// Compares the policies of two bundles for each kind of request, in order of name. `progress` is told how many of how many are done.
@@ -75,30 +82,30 @@ impl<'a> Pair<'a> {
             let policies = bundle.policy_set().policies();
             policies.filter(|policy| !other.contains(&meaning(policy))).cloned().collect::<Vec<_>>()
         };
-        let narrowed = |policy: Policy| {
-            let narrowed = of_the_gateway(&policy).map_err(|error| describe(&error));
-            (policy, narrowed)
-        };
         let text = |bundle: &'a Bundle| bundle.files().iter().find(|(name, _)| name == SCHEMA);
         let same_schema = text(old) == text(new);
+        // A policy of the one schema need not be valid in the other, and would seem not to apply.
+        let kinds = |policy: &Policy| policy.get_valid_request_envs(new.schema()).collect();
+        let changed = |policy: Policy| Changed {
+            narrow: of_the_gateway(&policy).map_err(|error| describe(&error)),
+            kinds: same_schema.then(|| kinds(&policy)),
+            policy,
+        };
         Self {
             old,
             new,
             narrow: narrow(old).and_then(|old| Ok((old, narrow(new)?))),
-            changed: only(old, &after).into_iter().chain(only(new, &before)).map(narrowed).collect(),
+            changed: only(old, &after).into_iter().chain(only(new, &before)).map(changed).collect(),
             regrouped: !same_schema && regrouped(old.schema(), new.schema()),
-            same_schema,
             known: environments(old).into_iter().map(|(name, _)| name).collect(),
             nothing: PolicySet::new(),
         }
     }
 
     /// The policies that only one bundle has and that can apply to this kind of request.
-    fn changed(&self, env: &RequestEnv) -> Vec<&(Policy, Result<Policy, String>)> {
-        let applies =
-            |policy: &Policy| policy.get_valid_request_envs(self.new.schema()).any(|valid| valid == *env);
-        // A policy of the one schema need not be valid in the other, and would seem not to apply.
-        self.changed.iter().filter(|(policy, _)| !self.same_schema || applies(policy)).collect()
+    fn changed(&self, env: &RequestEnv) -> Vec<&Changed> {
+        let applies = |changed: &&Changed| changed.kinds.as_ref().is_none_or(|kinds| kinds.contains(env));
+        self.changed.iter().filter(applies).collect()
     }
 
     async fn compare(&self, worker: &mut Worker<'_>, name: &str, env: &RequestEnv) -> Compared {
@@ -117,8 +124,8 @@ impl<'a> Pair<'a> {
         if changed.is_empty() && !is_new {
             return Ok(Compared::new(name, Relation::Equivalent));
         }
-        for (policy, narrowed) in changed {
-            self.never_errs(worker, env, (policy, narrowed)).await?;
+        for changed in changed {
+            self.never_errs(worker, env, changed).await?;
         }
         let looser = self.allows_more(worker, (name, env, is_new), Side::New).await?;
         let stricter = match is_new {
@@ -139,7 +146,7 @@ impl<'a> Pair<'a> {
         &self,
         worker: &mut Worker<'_>,
         env: &RequestEnv,
-        (policy, narrowed): (&Policy, &Result<Policy, String>),
+        Changed { policy, narrow, .. }: &Changed,
     ) -> Result<(), String> {
         let compiled = CompiledPolicy::compile(policy, env, self.new.schema());
         if let Ok(compiled) = &compiled
@@ -147,8 +154,8 @@ impl<'a> Pair<'a> {
         {
             return Ok(());
         }
-        let narrowed = narrowed.as_ref().map_err(Clone::clone)?;
-        let compiled = CompiledPolicy::compile(narrowed, env, self.new.schema()).map_err(|e| reason(&e))?;
+        let narrow = narrow.as_ref().map_err(Clone::clone)?;
+        let compiled = CompiledPolicy::compile(narrow, env, self.new.schema()).map_err(|e| reason(&e))?;
         match worker.ask(Question::NeverErrors(&compiled)).await? {
             None => Ok(()),
             Some(_) => Err(format!("policy `{}` can have an error, which denies everything", policy.id())),

@@ -75,7 +75,7 @@ impl Trial {
             list.add(candidate.clone(), *protection);
         }
         if list.candidates.is_empty() {
-            return Err(ReplayError::NotAsked(recorded.code.unwrap_or_default()));
+            return Err(ReplayError::NothingTried(recorded.code.unwrap_or_default()));
         }
         let last = recorded.evaluations.len().checked_sub(1);
         let leads = |(position, evaluation): (usize, &Evaluated)| {
@@ -172,6 +172,9 @@ impl Trial {
     }
 }
 
+/// Candidates, rungs, and the positions of the last attempt in both.
+type Completed = (Vec<Candidate>, Vec<Protection>, Option<(usize, usize)>);
+
 /// The places of a record, each with the protections that were tried there.
 #[derive(Debug, Default)]
 struct List {
@@ -199,11 +202,7 @@ impl List {
 
     /// Candidates that can do what was tried, the rungs, and the place of the last attempt. Of a list that is not `whole` the last
     /// candidate is supposed to be able to open.
-    #[expect(clippy::type_complexity, reason = "three parts of one trial")]
-    fn complete(
-        &self,
-        whole: bool,
-    ) -> Result<(Vec<Candidate>, Vec<Protection>, Option<(usize, usize)>), ReplayError> {
+    fn complete(&self, whole: bool) -> Result<Completed, ReplayError> {
         let tried = |rung: &Protection| self.tried.iter().any(|tried| tried.contains(rung));
         let rungs: Vec<Protection> = LADDER
             .into_iter()

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 
 use super::table::{
-    MAX_SHOWN, affected, conclusions, counted, direction, outcome, runs, short, without_solver,
+    MAX_SHOWN, affected, conclusions, counted, direction, failures, outcome, runs, short, without_solver,
 };
 use crate::audit::view::printable;
-use crate::policy::plan::{Changes, Comparison, Group, Plan, Replay, Verdict};
+use crate::policy::plan::{Changes, Comparison, Group, Plan, Replay, Skipped, Verdict};
 use crate::policy::prove::{Compared, Counterexample};
 
 /// Prints a plan.
@@ -23,11 +23,16 @@ pub(super) fn print(plan: &Plan, verdict: &Verdict, out: &mut dyn Write) -> io::
         writeln!(out, "| {name} | {} |", text(&outcome(ran)))?;
     }
     writeln!(out)?;
+    let mut failed = false;
     for (name, ran) in runs(&plan.tests) {
-        for case in ran.failed.iter().take(MAX_SHOWN) {
+        for case in failures(&plan.tests, ran) {
             let problems = text(&case.problems.join("; "));
             writeln!(out, "- {name}: {} ({}): {problems}", code(&case.name), text(&case.got))?;
+            failed = true;
         }
+    }
+    if failed {
+        writeln!(out)?;
     }
     if let Some(replay) = &plan.replay {
         replayed(replay, out)?;
@@ -97,8 +102,8 @@ fn replayed(replay: &Replay, out: &mut dyn Write) -> io::Result<()> {
     if let more @ 1.. = hidden.saturating_add(replay.ungrouped) {
         writeln!(out, "And {more} more that change in yet other ways.\n")?;
     }
-    for (why, count, example) in &replay.unreplayed {
-        writeln!(out, "- {count} not replayed: {}, such as {}", text(why.says()), code(example))?;
+    for Skipped { why, decisions, example } in &replay.unreplayed {
+        writeln!(out, "- {decisions} not replayed: {}, such as {}", text(why.says()), code(example))?;
     }
     if !replay.unreplayed.is_empty() {
         writeln!(out)?;
@@ -116,8 +121,8 @@ fn row(group: &Group, out: &mut dyn Write) -> io::Result<()> {
         text(&group.old.to_string()),
         text(&group.new.to_string()),
         group.decisions,
-        code(&affected(&group.principals)),
-        code(&affected(&group.resources)),
+        affected(&group.principals, code),
+        affected(&group.resources, code),
     )
 }
 

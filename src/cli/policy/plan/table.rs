@@ -7,9 +7,10 @@ use comfy_table::{Table, presets};
 use super::super::Paint;
 use crate::audit::view::printable;
 use crate::policy::plan::{
-    Affected, Changes, Comparison, Direction, Group, Plan, Ran, Replay, Tests, Verdict,
+    Affected, Changes, Comparison, Direction, Group, Plan, Ran, Replay, Skipped, Tests, Verdict,
 };
 use crate::policy::prove::{Compared, Counterexample, Relation};
+use crate::policy::suite::CaseReport;
 
 /// The most groups and entities that are shown; JSON has all.
 pub(super) const MAX_SHOWN: usize = 20;
@@ -116,12 +117,23 @@ pub(super) fn outcome(ran: &Ran) -> String {
     }
 }
 
+/// The cases that fail in a run. Old tests that fail as the new ones do are told once.
+pub(super) fn failures<'a>(tests: &'a Tests, ran: &'a Ran) -> impl Iterator<Item = &'a CaseReport> {
+    let told = |case: &CaseReport| {
+        let same = |new: &CaseReport| {
+            (&new.name, &new.got, &new.problems) == (&case.name, &case.got, &case.problems)
+        };
+        std::ptr::eq(ran, &tests.old_tests_of_new) && tests.new.failed.iter().any(same)
+    };
+    ran.failed.iter().filter(move |case| !told(case)).take(MAX_SHOWN)
+}
+
 fn tests(tests: &Tests, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let Paint { red, dim, plain, .. } = paint;
     writeln!(out, "\nTests")?;
     for (name, ran) in runs(tests) {
         writeln!(out, "  {name}: {}", outcome(ran))?;
-        for case in ran.failed.iter().take(MAX_SHOWN) {
+        for case in failures(tests, ran) {
             writeln!(out, "    {red}✗{plain} {}   {dim}{}:{}{plain}", case.name, case.file, case.line)?;
             writeln!(out, "      {}; {}", case.got, case.problems.join("; "))?;
         }
@@ -151,8 +163,8 @@ fn replayed(replay: &Replay, paint: Paint, out: &mut dyn Write) -> io::Result<()
     if let more @ 1.. = hidden.saturating_add(replay.ungrouped) {
         writeln!(out, "  and {more} more that change in yet other ways: --output json has them")?;
     }
-    for (why, count, example) in &replay.unreplayed {
-        writeln!(out, "  {count} not replayed: {}, such as {}", why.says(), printable(example))?;
+    for Skipped { why, decisions, example } in &replay.unreplayed {
+        writeln!(out, "  {decisions} not replayed: {}, such as {}", why.says(), printable(example))?;
     }
     Ok(())
 }
@@ -165,14 +177,11 @@ pub(super) const fn direction(direction: Direction) -> &'static str {
     }
 }
 
-/// `3: User ada (8), User eve (2) and 1 more`.
-pub(super) fn affected(names: &Affected) -> String {
-    let shown: Vec<String> = names
-        .most
-        .iter()
-        .take(MAX_NAMES)
-        .map(|(name, decisions)| format!("{} ({decisions})", printable(name)))
-        .collect();
+/// `3: User ada (8), User eve (2) and 1 more`; `name` makes a name safe to show.
+pub(super) fn affected(names: &Affected, name: fn(&str) -> String) -> String {
+    let shown = names.most.iter().take(MAX_NAMES);
+    let shown: Vec<String> =
+        shown.map(|count| format!("{} ({})", name(&count.name), count.decisions)).collect();
     let or_more = if names.more { " or more" } else { "" };
     let rest = match names.count.saturating_sub(shown.len()) {
         0 => String::new(),
@@ -197,11 +206,11 @@ fn shown(group: &Group, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(out, "      before      {}", group.old)?;
     writeln!(out, "      now         {}", group.new)?;
-    writeln!(out, "      principals  {}", affected(&group.principals))?;
+    writeln!(out, "      principals  {}", affected(&group.principals, printable))?;
     if group.teams.count > 0 {
-        writeln!(out, "      teams       {}", affected(&group.teams))?;
+        writeln!(out, "      teams       {}", affected(&group.teams, printable))?;
     }
-    writeln!(out, "      resources   {}", affected(&group.resources))?;
+    writeln!(out, "      resources   {}", affected(&group.resources, printable))?;
     let ids: Vec<String> = group.examples.iter().map(|example| printable(&example.id)).collect();
     writeln!(out, "      records     {}", ids.join(", "))
 }
