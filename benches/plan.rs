@@ -115,7 +115,7 @@ fn bundle(more: usize, level: &str) -> Bundle {
             "@id(\"more-{number}\") permit (principal in Tidegate::Team::\"{team}\", \
              action == Tidegate::Action::\"{}\", resource) when {{ context.data.level <= {} && \
              context has purpose && context.purpose == \"purpose-{number}\" }};",
-            if number % 3 == 0 { "infer" } else { "read" },
+            if number.is_multiple_of(3) { "infer" } else { "read" },
             number % 3
         )
         .unwrap();
@@ -179,7 +179,7 @@ fn decision(bundle: &Bundle, number: usize) -> Decision<'static> {
         now: "2026-11-24T12:00:00.123Z".parse().unwrap(),
         purpose: Some("care"),
     };
-    let places: &[&str] = if number % 5 == 0 { &["us", "eu"] } else { &["eu"] };
+    let places: &[&str] = if number.is_multiple_of(5) { &["us", "eu"] } else { &["eu"] };
     let candidates: Vec<Candidate> = places.iter().map(|cluster| model(cluster)).collect();
     let decided = bundle.decide(&asked, &candidates, &[Protection::None, Protection::Sealed]);
     let (code, policies, evaluations, request) = match &decided {
@@ -190,14 +190,6 @@ fn decision(bundle: &Bundle, number: usize) -> Decision<'static> {
             denial.evaluations.as_slice(),
             denial.request.as_ref(),
         ),
-    };
-    let evaluation = |e: &tidegate::policy::Evaluation| Evaluation {
-        resource: Entity { kind: e.resource.kind().into(), id: e.resource.id().into() },
-        destination: e.destination.as_ref().map(|name| name.as_str().to_owned().into()),
-        protection: e.protection.name().into(),
-        allowed: e.allowed,
-        policies: e.policies.clone().into(),
-        errors: e.errors.clone().into(),
     };
     let evaluations: Vec<Evaluation<'static>> = evaluations.iter().map(evaluation).collect();
     let last = evaluations.last().cloned().unwrap();
@@ -243,6 +235,17 @@ fn decision(bundle: &Bundle, number: usize) -> Decision<'static> {
         opened: None,
         body_digest: Some("8f".repeat(32).into()),
         trace_id: Some("4b".repeat(16).into()),
+    }
+}
+
+fn evaluation(e: &tidegate::policy::Evaluation) -> Evaluation<'static> {
+    Evaluation {
+        resource: Entity { kind: e.resource.kind().into(), id: e.resource.id().into() },
+        destination: e.destination.as_ref().map(|name| name.as_str().to_owned().into()),
+        protection: e.protection.name().into(),
+        allowed: e.allowed,
+        policies: e.policies.clone().into(),
+        errors: e.errors.clone().into(),
     }
 }
 
