@@ -27,6 +27,7 @@ mod names;
 mod nesting;
 mod origin;
 mod permit;
+pub mod plan;
 pub mod prove;
 mod record;
 pub mod release;

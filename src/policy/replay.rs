@@ -5,6 +5,7 @@
 
 mod contradictions;
 mod question;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use self::question::{Evaluated, Question, Recorded, Wrong};
+pub(super) use self::trial::Answer as TrialAnswer;
+pub use self::trial::Trial;
 use super::bundle::{Bundle, PolicyInfo, content_hash};
 use super::permit::{DenialReason, Evaluation};
 use crate::model::{Candidate, Problems, Protection};
@@ -30,9 +33,18 @@ pub enum ReplayError {
     /// The policies were not asked: it was refused before them, or after.
     #[error("no policy was asked: the request was refused with `{0}`")]
     NotAsked(String),
+    /// It was denied before any place was tried, so none is recorded.
+    #[error("the request was denied with `{0}` before any place was tried")]
+    NothingTried(String),
     /// It was too large and was cut when it was written.
     #[error("the record was cut to fit and does not hold the whole question")]
     Cut,
+    /// What identified its user was erased, or cannot be read here.
+    #[error("what identifies its user was erased, or cannot be read without the journal's keys")]
+    Erased,
+    /// Its parts contradict each other.
+    #[error("the record contradicts itself: {0}")]
+    Contradiction(String),
     /// A member is missing or is nothing that a gateway writes.
     #[error("the record is not as a gateway writes it: `{member}` {reason}")]
     Malformed {
@@ -140,15 +152,7 @@ impl Replayer {
     pub fn replay(&mut self, record: &Value) -> Result<Replayed, ReplayError> {
         let malformed = |error: serde_json::Error| ("record", error.to_string());
         let recorded = Recorded::deserialize(record).map_err(malformed)?;
-        if recorded.kind != "decision" {
-            return Err(ReplayError::NoDecision(recorded.kind.chars().take(40).collect()));
-        }
-        if !matches!(recorded.decision.as_deref(), Some("allow" | "deny")) {
-            return Err(ReplayError::NotAsked(recorded.code.unwrap_or_default()));
-        }
-        if recorded.truncated {
-            return Err(ReplayError::Cut);
-        }
+        recorded.decided()?;
         let bundle = self.bundle(&recorded.bundle)?;
         let (question, contradictions) = Question::of(&recorded)?;
         if recorded.evaluations.is_empty() && question.last.is_none() {
@@ -209,6 +213,25 @@ impl Replayer {
         }
         self.bundles.insert(hash.to_owned(), Arc::clone(&bundle));
         Ok(bundle)
+    }
+}
+
+impl Recorded {
+    /// Whether it holds a decision of policies.
+    fn decided(&self) -> Result<(), ReplayError> {
+        if self.kind != "decision" {
+            return Err(ReplayError::NoDecision(self.kind.chars().take(40).collect()));
+        }
+        if !matches!(self.decision.as_deref(), Some("allow" | "deny")) {
+            return Err(ReplayError::NotAsked(self.code.clone().unwrap_or_default()));
+        }
+        if self.truncated { Err(ReplayError::Cut) } else { Ok(()) }
+    }
+
+    /// Whether its user is not known: what identified them was encrypted, and could not be put back.
+    fn is_erased(&self) -> bool {
+        let hidden = |id: &str| id.starts_with("subject:") || id.starts_with("erased on ");
+        self.personal.is_some() && self.principal.as_ref().is_some_and(|party| hidden(&party.id))
     }
 }
 
@@ -304,7 +327,7 @@ impl Answer {
 }
 
 /// Whether any policy may look at the path, which for stores a record holds only as a digest.
-fn reads_path(bundle: &Bundle) -> bool {
+pub(super) fn reads_path(bundle: &Bundle) -> bool {
     bundle
         .policies()
         .iter()

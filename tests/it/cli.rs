@@ -13,7 +13,7 @@ fn code(args: &[&str]) -> i32 {
     output.status.code().unwrap()
 }
 
-const COMMANDS: [&[&str]; 20] = [
+const COMMANDS: [&[&str]; 21] = [
     &[],
     &["demo"],
     &["serve"],
@@ -31,6 +31,7 @@ const COMMANDS: [&[&str]; 20] = [
     &["policy", "fmt"],
     &["policy", "test"],
     &["policy", "explain"],
+    &["policy", "plan"],
     &["policy", "watch"],
     &["certs"],
     &["certs", "init"],

@@ -22,6 +22,7 @@ mod outbox;
 mod policy;
 mod policy_broken;
 mod policy_cli;
+mod policy_plan;
 mod protect;
 mod review;
 mod seal;

@@ -267,7 +267,10 @@ fn the_page_can_be_followed() {
     let (code, text) = policy(dir.path(), &["test"]);
     assert!(code == 0 && text.contains("47 of 47"), "{text}");
     let (_, text) = policy(dir.path(), &["explain", "--case", "sales, in the US"]);
-    assert!(text.starts_with(block(&page, "text", "sales-models").trim_end()), "{text}");
+    assert!(text.starts_with(block(&page, "text", "denied: no policy").trim_end()), "{text}");
+    embedded::write_to(&dir.path().join("old")).unwrap();
+    let (code, text) = policy(dir.path(), &["plan", "old", "policies"]);
+    assert!(code == 1 && text.contains(block(&page, "text", "sales-models: added")), "{text}");
 }
 
 #[test]

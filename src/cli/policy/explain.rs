@@ -7,7 +7,13 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use super::super::Output;
+use super::super::audit::progress;
 use super::{Answer, Paint};
+use crate::audit::crossing::{self, Found};
+use crate::audit::filter::IdPrefix;
+use crate::audit::subjects::Opener;
+use crate::audit::view::printable;
+use crate::policy::replay::Trial;
 use crate::policy::suite::{Facts, RUNGS, Suite};
 use crate::policy::{
     Anatomy, Bundle, Denial, Dissected, Effect, Evaluation, Holds, Part, PartKind, Permit, at,
@@ -19,12 +25,14 @@ const NEAREST: usize = 3;
 /// Say what would be decided for a request, by which policies, and why not
 ///
 /// The request is told in the words of the tests: KEY=VALUE, lists with commas.
-/// Where no permit matches, those that come nearest are shown, with what each lacked.
+/// Or it is a recorded one (--record), asked of the policies as they are now;
+/// `tidegate audit explain` asks them as they were. Where no permit matches,
+/// those that come nearest are shown, with what each lacked.
 /// Exit code 1 if the answer is a denial.
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
-    after_help = "Examples:\n  tidegate policy explain action=infer team=marketing model=eu/tide-small level=confidential residency=EU\n  tidegate policy explain action=read workload=spiffe://tidegate.demo/job/scanner dataset=patients to=haven\n  tidegate policy explain --case 'marketing, confidential'\n\nKeys:\n  user workload anonymous team tenant agent via token_age\n  action (infer embed read list write delete call)\n  model (cluster/model) dataset service to can_open\n  level (public internal confidential restricted) residency\n  method path bytes stream max_tokens purpose peer now"
+    after_help = "Examples:\n  tidegate policy explain action=infer team=marketing model=eu/tide-small level=confidential residency=EU\n  tidegate policy explain action=read workload=spiffe://tidegate.demo/job/scanner dataset=patients to=haven\n  tidegate policy explain --case 'marketing, confidential'\n  tidegate policy explain --record 01912f6e-7a3c --journal journal\n\nKeys:\n  user workload anonymous team tenant agent via token_age\n  action (infer embed read list write delete call)\n  model (cluster/model) dataset service to can_open\n  level (public internal confidential restricted) residency\n  method path bytes stream max_tokens purpose peer now"
 )]
 pub(crate) struct Args {
     /// Facts of the request
@@ -36,6 +44,12 @@ pub(crate) struct Args {
     /// Begin with a case of the tests; facts change it
     #[arg(long, value_name = "NAME")]
     case: Option<String>,
+    /// Ask the recorded request of this id, or its beginning; of several attempts the last
+    #[arg(long, value_name = "ID", requires = "journal", conflicts_with_all = ["facts", "case"])]
+    record: Option<IdPrefix>,
+    /// The journal that holds the record
+    #[arg(long, value_name = "DIR", requires = "record")]
+    journal: Option<PathBuf>,
     /// Show how every policy stands to the request
     #[arg(long)]
     all: bool,
@@ -52,21 +66,73 @@ fn pair(text: &str) -> Result<(String, String), String> {
 /// Runs the command.
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
     let bundle = Bundle::load(&args.policies).map_err(|problems| anyhow::anyhow!("{problems}"))?;
-    let facts = facts(args)?;
-    let ask = facts.ask().context("that is no whole request")?;
-    let decided = bundle.decide(&ask.request(), &ask.candidates, &RUNGS);
+    let (subject, decided) = match args.record.as_ref().zip(args.journal.as_deref()) {
+        Some((id, journal)) => {
+            let record = recorded(id, journal)?;
+            let trial =
+                Trial::of(&serde_json::to_vec(&record)?).context("the record cannot be asked again")?;
+            let decided = bundle.decide(&trial.request(), trial.candidates(), trial.rungs());
+            let action = trial.request().action.name();
+            (Subject { action, told: json!({ "record": then(&record, &trial) }) }, decided)
+        }
+        None => {
+            let facts = facts(args)?;
+            let ask = facts.ask().context("that is no whole request")?;
+            let decided = bundle.decide(&ask.request(), &ask.candidates, &RUNGS);
+            let action = facts.action.map_or("asking", crate::model::Action::name);
+            (Subject { action, told: json!({ "facts": facts }) }, decided)
+        }
+    };
     let anatomy = Anatomy::new(&bundle)?;
     match args.output {
-        Output::Json => writeln!(out, "{:#}", as_json(&facts, &decided, &anatomy)?)?,
-        Output::Table => print(args, &facts, &decided, &anatomy, out)?,
+        Output::Json => writeln!(out, "{:#}", as_json(&subject, &decided, &anatomy)?)?,
+        Output::Table => print(args, &subject, &decided, &anatomy, out)?,
     }
     Ok(if decided.is_ok() { Answer::Yes } else { Answer::No })
+}
+
+/// What is asked.
+struct Subject {
+    action: &'static str,
+    /// Where the question comes from, for programs: `facts`, or the `record`.
+    told: Value,
+}
+
+/// The last decision of a crossing, with its personal members put back if their key is there.
+fn recorded(id: &IdPrefix, journal: &Path) -> anyhow::Result<Value> {
+    let found =
+        progress::with(journal, "searching", |bar| crossing::find(journal, id, |bytes| bar.add(bytes)))?;
+    let crossing = match found {
+        Found::One(crossing) => crossing,
+        Found::None => bail!("no crossing in `{}` has the id {id}", journal.display()),
+        Found::Many(_) => bail!("several ids begin with {id}: write more of the one that you mean"),
+    };
+    let mut decisions =
+        crossing.records.into_iter().filter(|stored| stored.json.get("kind") == Some(&json!("decision")));
+    let Some(mut record) = decisions.next_back().map(|stored| stored.json) else {
+        bail!("the crossing {id} was refused before any policy was asked")
+    };
+    Opener::new(journal).restore(&mut record);
+    Ok(record)
+}
+
+/// What was decided when it was recorded.
+fn then(record: &Value, trial: &Trial) -> Value {
+    let digested = trial.has_digested_path();
+    let note = digested.then_some("the path is asked with the object's key as a digest, as it is recorded");
+    let member = |name: &str| record.get(name).cloned().unwrap_or_default();
+    json!({
+        "id": member("id"), "attempt": member("attempt"), "time": member("time"), "bundle": member("bundle"),
+        "decision": member("decision"), "code": member("code"), "policies": member("policies"),
+        "note": note,
+    })
 }
 
 /// Explains one case of the tests, for people.
 pub(super) fn show(policies: &Path, case: &str, out: &mut dyn Write) -> anyhow::Result<()> {
     let (policies, case, output) = (policies.to_owned(), Some(case.to_owned()), Output::Table);
-    run(&Args { facts: Vec::new(), policies, case, all: false, output }, out).map(drop)
+    let args = Args { facts: Vec::new(), policies, case, record: None, journal: None, all: false, output };
+    run(&args, out).map(drop)
 }
 
 /// The facts of the command line, over those of a case.
@@ -108,7 +174,7 @@ fn evaluated(decided: &Result<Permit, Denial>) -> anyhow::Result<(Value, &[Evalu
     })
 }
 
-fn as_json(facts: &Facts, decided: &Result<Permit, Denial>, anatomy: &Anatomy) -> anyhow::Result<Value> {
+fn as_json(subject: &Subject, decided: &Result<Permit, Denial>, anatomy: &Anatomy) -> anyhow::Result<Value> {
     let (request, evaluations) = evaluated(decided)?;
     let mut asked = Vec::new();
     for evaluation in evaluations {
@@ -119,20 +185,40 @@ fn as_json(facts: &Facts, decided: &Result<Permit, Denial>, anatomy: &Anatomy) -
         Ok(_) => ("allow", None, None),
         Err(denial) => ("deny", Some(denial.reason.code()), denial.detail.clone()),
     };
-    Ok(json!({
-        "facts": facts, "decision": decision, "code": code, "detail": detail, "request": request, "asked": asked,
-    }))
+    let mut value = json!({
+        "decision": decision, "code": code, "detail": detail, "request": request, "asked": asked,
+    });
+    if let (Value::Object(members), Value::Object(told)) = (&mut value, &subject.told) {
+        members.extend(told.clone());
+    }
+    Ok(value)
 }
 
 fn print(
     args: &Args,
-    facts: &Facts,
+    subject: &Subject,
     decided: &Result<Permit, Denial>,
     anatomy: &Anatomy,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let paint = Paint::of_terminal();
     let Paint { red, green, dim, plain, .. } = paint;
+    if let Some(then) = subject.told.get("record") {
+        let text = |name: &str| printable(then.get(name).and_then(Value::as_str).unwrap_or_default());
+        let ids = then.get("policies").and_then(Value::as_array).into_iter().flatten();
+        let ids: Vec<String> = ids.filter_map(Value::as_str).map(printable).collect();
+        let why = if ids.is_empty() { text("code") } else { ids.join(", ") };
+        let bundle: String = text("bundle").chars().take(12).collect();
+        writeln!(
+            out,
+            "{dim}recorded {}: {} by {why}, bundle {bundle}; now:{plain}",
+            text("time"),
+            text("decision")
+        )?;
+        if let Some(note) = then.get("note").and_then(Value::as_str) {
+            writeln!(out, "{dim}note: {note}{plain}")?;
+        }
+    }
     match decided {
         Ok(permit) => {
             let (to, protection) = (permit.candidate().resource.id(), permit.protection());
@@ -141,7 +227,7 @@ fn print(
             } else {
                 format!(", {protection}")
             };
-            writeln!(out, "{green}allowed{plain}{how}: {} of {to}", action(facts))?;
+            writeln!(out, "{green}allowed{plain}{how}: {} of {to}", subject.action)?;
         }
         Err(denial) => {
             let detail = denial.detail.as_deref().map_or_else(String::new, |detail| format!(": {detail}"));
@@ -189,10 +275,6 @@ fn print(
         }
     }
     Ok(())
-}
-
-fn action(facts: &Facts) -> &'static str {
-    facts.action.map_or("asking", crate::model::Action::name)
 }
 
 /// The permits for this action that lack least, first in their head, then in the number of conditions.

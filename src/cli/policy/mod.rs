@@ -4,6 +4,7 @@ mod bundle;
 mod check;
 mod explain;
 mod fmt;
+mod plan;
 mod prove;
 mod shadow;
 mod test;
@@ -25,6 +26,7 @@ pub(super) enum Policy {
     Shadow(shadow::Args),
     Test(test::Args),
     Explain(explain::Args),
+    Plan(plan::Args),
     Watch(watch::Args),
 }
 
@@ -39,6 +41,7 @@ pub(super) fn run(command: &Policy) -> anyhow::Result<Answer> {
         Policy::Shadow(args) => shadow::run(args, &mut out),
         Policy::Test(args) => test::run(args, &mut out),
         Policy::Explain(args) => explain::run(args, &mut out),
+        Policy::Plan(args) => plan::run(args, &mut out),
         Policy::Watch(args) => watch::run(args, &mut out),
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn run(_: &Args, _: &mut dyn std::io::Write) -> anyhow::Result<Answer
 }
 
 #[cfg(feature = "prove")]
-pub(super) use with_solver::run;
+pub(super) use with_solver::{Bar, run};
 
 #[cfg(feature = "prove")]
 mod with_solver {
@@ -90,13 +90,11 @@ mod with_solver {
             limit: args.timeout.get(),
             cache: if args.no_cache { None } else { Cache::of_user() },
         };
-        let bar = OnceLock::new();
-        let progress = |done: usize, total: usize| draw(&bar, began, (done, total));
-        let report = prove::run(&bundle, &invariants, &solver, &options, &progress)
-            .context("nothing is proved (`--no-cache` proves without remembering)")?;
-        if let Some(bar) = bar.get() {
-            bar.finish_and_clear();
-        }
+        let bar = Bar::new("proving");
+        let report =
+            prove::run(&bundle, &invariants, &solver, &options, &|done, total| bar.draw((done, total)))
+                .context("nothing is proved (`--no-cache` proves without remembering)")?;
+        bar.finish();
         match args.output {
             Output::Json => writeln!(out, "{:#}", as_json(&report, began)?)?,
             Output::Table => print(&report, invariants.all.is_empty(), began, out)?,
@@ -104,18 +102,41 @@ mod with_solver {
         Ok(if report.all_proved() { Answer::Yes } else { Answer::No })
     }
 
-    fn draw(bar: &OnceLock<ProgressBar>, began: Instant, (done, total): (usize, usize)) {
-        if !io::stderr().is_terminal() || began.elapsed() < PATIENCE {
-            return;
+    /// How many kinds of request are done, drawn on a terminal once it takes longer than a second.
+    #[derive(Debug)]
+    pub(in super::super) struct Bar {
+        doing: &'static str,
+        began: Instant,
+        drawn: OnceLock<ProgressBar>,
+    }
+
+    impl Bar {
+        /// `doing` is the word before it.
+        pub(in super::super) fn new(doing: &'static str) -> Self {
+            Self { doing, began: Instant::now(), drawn: OnceLock::new() }
         }
-        let bar = bar.get_or_init(|| {
-            let total = u64::try_from(total).unwrap_or(u64::MAX);
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("proving {wide_bar} {pos}/{len} kinds of request");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
-        });
-        bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+
+        pub(in super::super) fn draw(&self, (done, total): (usize, usize)) {
+            if !io::stderr().is_terminal() || self.began.elapsed() < PATIENCE {
+                return;
+            }
+            let bar = self.drawn.get_or_init(|| {
+                let total = u64::try_from(total).unwrap_or(u64::MAX);
+                let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+                let style = format!("{} {{wide_bar}} {{pos}}/{{len}} kinds of request", self.doing);
+                bar.set_style(
+                    ProgressStyle::with_template(&style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+                );
+                bar
+            });
+            bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+        }
+
+        pub(in super::super) fn finish(&self) {
+            if let Some(bar) = self.drawn.get() {
+                bar.finish_and_clear();
+            }
+        }
     }
 
     fn refuse(problems: Problems, output: Output, out: &mut dyn Write) -> anyhow::Result<Answer> {
@@ -216,16 +237,7 @@ mod with_solver {
     }
 
     fn request(request: &Counterexample, out: &mut dyn Write) -> io::Result<()> {
-        let rows = [
-            ("who", &request.who),
-            ("what", &request.what),
-            ("level", &request.level),
-            ("residency", &request.residency),
-            ("destination", &request.destination),
-            ("protection", &request.protection),
-        ];
-        let also = request.also.iter().map(|(name, value)| (name.as_str(), value));
-        for (name, value) in rows.into_iter().chain(also) {
+        for (name, value) in request.facts() {
             writeln!(out, "    {name:<13}{value}")?;
         }
         let policies = match request.policies.as_slice() {

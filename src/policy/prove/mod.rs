@@ -12,6 +12,8 @@
 mod cache;
 #[cfg(feature = "prove")]
 mod claims;
+#[cfg(feature = "prove")]
+mod compare;
 mod invariants;
 mod report;
 #[cfg(feature = "prove")]
@@ -24,8 +26,10 @@ mod work;
 mod worker;
 
 pub use cache::Cache;
+#[cfg(feature = "prove")]
+pub use compare::compare;
 pub use invariants::{DIRECTORY, Invariant, Invariants};
-pub use report::{Counterexample, Finding, Kind, Report, Verdict};
+pub use report::{Compared, Counterexample, Finding, Kind, Relation, Report, Verdict};
 #[cfg(feature = "prove")]
 pub use solver::{Solver, SolverError};
 #[cfg(feature = "prove")]

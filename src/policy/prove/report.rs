@@ -97,6 +97,21 @@ pub struct Counterexample {
     pub entities: Value,
 }
 
+impl Counterexample {
+    /// Its facts by name, in the order in which they are told.
+    pub fn facts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let rows = [
+            ("who", self.who.as_str()),
+            ("what", &self.what),
+            ("level", &self.level),
+            ("residency", &self.residency),
+            ("destination", &self.destination),
+            ("protection", &self.protection),
+        ];
+        rows.into_iter().chain(self.also.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+}
+
 /// What came of all claims.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -113,5 +128,61 @@ impl Report {
     #[must_use]
     pub fn all_proved(&self) -> bool {
         self.claims.iter().all(|finding| finding.verdict.is_proved())
+    }
+}
+
+/// How the new policies stand to the old ones for one kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relation {
+    /// They decide every request alike.
+    Equivalent,
+    /// They allow less.
+    Stricter,
+    /// They allow more.
+    Looser,
+    /// They allow some that was denied, and deny some that was allowed.
+    Both,
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Relation {
+    /// In words.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Equivalent => "equivalent",
+            Self::Stricter => "stricter",
+            Self::Looser => "looser",
+            Self::Both => "looser and stricter",
+            Self::Unknown => "not known",
+        }
+    }
+}
+
+/// How two bundles compare for one kind of request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Compared {
+    /// The kind of request: `User infer Model`.
+    pub environment: String,
+    /// How the new policies stand to the old ones.
+    pub result: Relation,
+    /// A request that is newly allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looser: Option<Box<Counterexample>>,
+    /// A request that is newly denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stricter: Option<Box<Counterexample>>,
+    /// Why it is not known, or how it comes without an example.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl Compared {
+    /// Without examples.
+    #[must_use]
+    pub fn new(environment: &str, result: Relation) -> Self {
+        Self { environment: environment.to_owned(), result, looser: None, stricter: None, why: None }
     }
 }

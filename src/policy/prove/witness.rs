@@ -77,6 +77,63 @@ pub(super) fn confirm(
     tell(environment, &request, &env.entities, (answer, policies, read.concat()))
 }
 
+/// Which of two bundles allows more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Old,
+    New,
+}
+
+/// Puts a request to the engines of both bundles, as the gateway would: an error denies. No old bundle denies everything.
+///
+/// # Errors
+/// They do not differ in the way that the solver claims, so nothing is shown.
+pub(super) fn differs(
+    (old, new): (Option<&Bundle>, &Bundle),
+    environment: &str,
+    env: &Env,
+    allows: Side,
+) -> Result<Counterexample, String> {
+    let before = old.map_or_else(|| Ok((false, Vec::new())), |old| engine(old, env))?;
+    let after = engine(new, env)?;
+    let claimed = match allows {
+        Side::New => (false, true),
+        Side::Old => (true, false),
+    };
+    if (before.0, after.0) != claimed {
+        return Err(unconfirmed("decided otherwise by the two"));
+    }
+    let told = |(allowed, ids): &(bool, Vec<String>)| {
+        let verb = if *allowed { "allowed" } else { "denied" };
+        if ids.is_empty() { verb.to_owned() } else { format!("{verb} by {}", ids.join(", ")) }
+    };
+    let answer = format!("{} before, {} now", told(&before), told(&after));
+    let text = |bundle: &Bundle, ids: &[String]| {
+        let named = ids.iter().filter_map(|id| bundle.policy_set().policy(&PolicyId::new(id)));
+        named.map(json_text).collect::<String>()
+    };
+    let read = old.map_or_else(String::new, |old| text(old, &before.1)) + &text(new, &after.1);
+    let mut ids = [before.1, after.1].concat();
+    ids.sort();
+    ids.dedup();
+    tell(environment, &env.request, &env.entities, (answer, ids, read))
+}
+
+/// What the gateway's engine makes of a request: whether it is allowed, and the policies that decide.
+fn engine(bundle: &Bundle, env: &Env) -> Result<(bool, Vec<String>), String> {
+    let (request, entities) = (&env.request, &env.entities);
+    let incomplete = "the solver's request is not complete";
+    let principal = request.principal().ok_or(incomplete)?;
+    let action = request.action().ok_or(incomplete)?;
+    let resource = request.resource().ok_or(incomplete)?;
+    let slice = bundle.engine().slice(principal, action, resource, entities);
+    let answer = bundle.engine().answer(request.as_ref().clone(), &slice, entities);
+    let failed = answer.errors.iter().map(|(id, _)| id);
+    let mut ids: Vec<String> = answer.reasons.iter().chain(failed).map(ToString::to_string).collect();
+    ids.sort();
+    Ok((answer.allow && answer.errors.is_empty(), ids))
+}
+
 fn json_text(policy: &cedar_policy::Policy) -> String {
     policy.to_json().map(|json| json.to_string()).unwrap_or_default()
 }

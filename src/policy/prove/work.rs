@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cedar_policy::{Policy, PolicySet, RequestEnv};
+use tokio::runtime::Runtime;
 
 use super::cache::Cache;
 use super::claims::{ClaimError, at, of_the_gateway};
@@ -118,7 +119,7 @@ pub fn run(
 }
 
 /// All kinds of request, by name.
-fn environments(bundle: &Bundle) -> Vec<(String, RequestEnv)> {
+pub(super) fn environments(bundle: &Bundle) -> Vec<(String, RequestEnv)> {
     let named = bundle.schema().request_envs().map(|env| {
         let (principal, resource) =
             (env.principal().basename().to_owned(), env.resource().basename().to_owned());
@@ -214,20 +215,32 @@ fn ask_all(
     bundle: &Bundle,
     environments: &[(String, RequestEnv)],
     claims: &[Claim<'_>],
-    (solver, options, progress): (&Solver, &Options, &(dyn Fn(usize, usize) + Sync)),
+    asking: (&Solver, &Options, &(dyn Fn(usize, usize) + Sync)),
 ) -> Result<Answers, ProveError> {
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let answers = Mutex::new(BTreeMap::new());
+    spread(environments, asking, |runtime, worker, index, (name, env)| {
+        let found = runtime.block_on(worker.job(bundle, name, env, claims));
+        let found = found.into_iter().enumerate().map(|(claim, answer)| ((claim, index), answer));
+        answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(found);
+    })?;
+    Ok(answers.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// Does a job for each kind of request, spread over solvers.
+pub(super) fn spread(
+    environments: &[(String, RequestEnv)],
+    (solver, options, progress): (&Solver, &Options, &(dyn Fn(usize, usize) + Sync)),
+    job: impl Fn(&Runtime, &mut Worker<'_>, usize, &(String, RequestEnv)) + Sync,
+) -> Result<(), ProveError> {
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = || -> Result<(), ProveError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ProveError::Runtime)?;
         let mut worker = Worker::new(solver, options.limit);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some((name, env)) = environments.get(index) else { return Ok(()) };
-            let found = runtime.block_on(worker.job(bundle, name, env, claims));
-            let found = found.into_iter().enumerate().map(|(claim, answer)| ((claim, index), answer));
-            answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(found);
+            let Some(environment) = environments.get(index) else { return Ok(()) };
+            job(&runtime, &mut worker, index, environment);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, environments.len());
         }
     };
@@ -237,6 +250,5 @@ fn ask_all(
         threads.into_iter().try_for_each(|thread| {
             thread.join().unwrap_or_else(|_| Err(ProveError::Runtime(std::io::Error::other("a thread died"))))
         })
-    })?;
-    Ok(answers.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    })
 }

@@ -25,7 +25,7 @@ pub(super) struct Worker<'a> {
 }
 
 /// One question.
-enum Question<'a> {
+pub(super) enum Question<'a> {
     Disjoint(&'a CompiledPolicySet, &'a CompiledPolicySet),
     Implies(&'a CompiledPolicySet, &'a CompiledPolicySet),
     NeverErrors(&'a CompiledPolicy),
@@ -142,7 +142,7 @@ impl<'a> Worker<'a> {
     }
 
     /// The request that refutes it, if there is one.
-    async fn ask(&mut self, question: Question<'_>) -> Result<Option<Env>, String> {
+    pub(super) async fn ask(&mut self, question: Question<'_>) -> Result<Option<Env>, String> {
         let mut process = match self.process.take() {
             Some(process) => process,
             None => self.solver.start(self.limit)?,
@@ -175,7 +175,7 @@ fn shown(confirmed: Result<Counterexample, String>) -> Answer {
     confirmed.map_or_else(Answer::Open, |request| Answer::Fails(Box::new(request)))
 }
 
-fn reason(error: &err::Error) -> String {
+pub(super) fn reason(error: &err::Error) -> String {
     match error {
         err::Error::PolicyNotWellTyped { errs } => {
             let first = errs.first().map(ToString::to_string).unwrap_or_default();

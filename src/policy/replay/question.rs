@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::contradictions::contradictions;
 use crate::model::{
@@ -23,6 +24,7 @@ pub(super) type Wrong = (&'static str, String);
 #[derive(Debug, Deserialize)]
 pub(super) struct Recorded {
     pub(super) kind: String,
+    pub(super) id: Option<String>,
     pub(super) decision: Option<String>,
     pub(super) code: Option<String>,
     #[serde(default)]
@@ -42,10 +44,12 @@ pub(super) struct Recorded {
     pub(super) label: Option<Marking>,
     pub(super) request: Option<Http>,
     pub(super) peer: Option<std::net::SocketAddr>,
-    #[serde(default)]
-    pub(super) context: Value,
+    /// Read only where policies were asked: elsewhere it is empty.
+    pub(super) context: Option<Box<RawValue>>,
     #[serde(default)]
     pub(super) evaluations: Vec<Evaluated>,
+    /// What identifies the user was encrypted when it was written.
+    pub(super) personal: Option<IgnoredAny>,
 }
 
 /// One evaluation as recorded.
@@ -187,8 +191,8 @@ pub(super) struct Question {
 impl Question {
     /// The question of a record, and each contradiction within the record.
     pub(super) fn of(record: &Recorded) -> Result<(Self, Vec<String>), Wrong> {
-        let asked: Asked =
-            Asked::deserialize(&record.context).map_err(|error| ("context", error.to_string()))?;
+        let context = record.context.as_deref().map_or("null", RawValue::get);
+        let asked: Asked = serde_json::from_str(context).map_err(|error| ("context", error.to_string()))?;
         let found = contradictions(record, &asked);
         let context = asked.context;
         let action = action(&asked.action)?;
@@ -201,9 +205,9 @@ impl Question {
         let issued = issued.map_err(|error| ("context.chain.tokenAge", error.to_string()))?;
         let principal = Principal {
             kind: principal_kind(&asked.principal.uid)?,
-            id: Arc::from(asked.principal.uid.id),
+            id: Arc::from(asked.principal.uid.id.as_str()),
             tenant: name::<TenantName>("context.principal.attrs.tenant", &asked.principal.attrs.tenant)?,
-            teams: teams(&asked.principal.parents)?,
+            teams: teams(&asked.principal, record)?,
             authn: authn(&asked.principal.attrs.authn)?,
             chain,
             issued_at: context.chain.token_age.is_some().then_some(issued),
@@ -325,8 +329,17 @@ fn principal_kind(uid: &Uid) -> Result<PrincipalKind, Wrong> {
     kind.ok_or_else(|| unknown("context.principal.uid", &uid.r#type))
 }
 
-fn teams(parents: &[Uid]) -> Result<Vec<TeamName>, Wrong> {
-    parents.iter().map(|uid| name("context.principal.parents", &uid.id)).collect()
+/// All verified teams: those that the policies knew, and those that they did not, which others may.
+fn teams(asked: &AskedPrincipal, record: &Recorded) -> Result<Vec<TeamName>, Wrong> {
+    let known = asked.parents.iter().map(|uid| &uid.id).chain(&asked.unknown_teams);
+    let mut all: Vec<&String> = known.collect();
+    if asked.more_unknown_teams > 0 {
+        let more = record.principal.iter().flat_map(|party| &party.teams);
+        all.extend(more.filter(|team| !asked.parents.iter().any(|uid| uid.id == **team)));
+        all.sort();
+        all.dedup();
+    }
+    all.into_iter().map(|team| name("context.principal.parents", team)).collect()
 }
 
 fn authn(text: &str) -> Result<Authn, Wrong> {

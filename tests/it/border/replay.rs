@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tidegate::identity::new_api_key;
+use tidegate::policy::plan::{Batch, Jobs, Judge, Restore, replay as replay_all};
 use tidegate::policy::replay::{ReplayError, Replayer, replay};
+use tidegate::policy::{Bundle, embedded};
 use tidegate::protect::keys::Direction;
 
 use super::fixture::{Border, PEER, Recorder, head};
@@ -224,6 +226,45 @@ async fn every_decision_of_a_varied_day_replays_to_the_same_reasons() {
     for other in records.iter().filter(|record| record["kind"] == "outcome").take(3) {
         assert!(matches!(replayer.replay(other), Err(ReplayError::NoDecision(kind)) if kind == "outcome"));
     }
+}
+
+#[tokio::test]
+async fn a_varied_day_is_planned_over() {
+    let bench = Bench::start().await;
+    bench.day().await;
+    let records = bench.border.journal();
+    let dir = bench.border.dir.path();
+    let load = |dir: &Path| Bundle::load(dir).map_err(|problems| problems.to_string()).unwrap();
+    let old = load(&dir.join("policies"));
+    let decided: Vec<&Value> = records.iter().filter(is_decided).collect();
+    assert!(decided.len() > 200 && decided.iter().all(|record| record["bundle"] == old.hash()));
+    let plan = |old: &Bundle, new: &Bundle| {
+        let mut left = records.iter();
+        let fill = |batch: &mut Batch| {
+            left.by_ref().take(50).for_each(|record| batch.push(record.to_string().as_bytes()));
+            Ok::<_, std::convert::Infallible>(())
+        };
+        let restore = || -> Restore<'_> { Box::new(|_| None) };
+        replay_all(&Judge::new(old, new), Jobs { threads: 3, restore: &restore }, fill).unwrap()
+    };
+    // Asked again, the policies that decided decide the same: by what the record says, and by asking them twice.
+    let other = dir.join("other");
+    embedded::write_to(&other).unwrap();
+    let text = std::fs::read_to_string(other.join("10-safety.cedar")).unwrap();
+    std::fs::write(other.join("10-safety.cedar"), format!("// The same.\n{text}")).unwrap();
+    for found in [plan(&old, &old), plan(&load(&other), &old), plan(&old, &load(&other))] {
+        assert_eq!(found.replayed, decided.len() as u64, "{:?}", found.unreplayed);
+        assert_eq!((found.looser, found.stricter, found.otherwise), (0, 0, 0), "{:#?}", found.groups);
+    }
+    // Without the rule of residency data would have gone to `us`, the first place, on either route.
+    let rule = "context has destination && context.destination in context.data.residency";
+    assert!(text.contains(rule));
+    std::fs::write(other.join("10-safety.cedar"), text.replacen(rule, "context has destination", 1)).unwrap();
+    let found = plan(&old, &load(&other));
+    assert!(found.looser > 10 && found.stricter == 0, "{found:#?}");
+    let places: BTreeSet<_> = found.groups.iter().filter_map(|group| group.new.place.clone()).collect();
+    assert_eq!(places, BTreeSet::from(["us/tide-small".to_owned()]));
+    bench.border.running.shutdown().await;
 }
 
 /// One allowed and one denied record, and the archive.
