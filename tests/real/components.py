@@ -34,9 +34,16 @@ PINS = {
             "aws-cryptography-internal-standard-library==1.11.3", "DafnyRuntimePython==4.9.0", "attrs==26.1.0", "boto3==1.44.8",
             "botocore==1.44.8", "cffi==2.1.1", "cryptography==50.0.2", "jmespath==1.1.0", "pycparser==3.12", "python-dateutil==2.9.0.post0",
             "pytz==2025.2", "s3transfer==0.19.3", "six==1.17.0", "urllib3==2.8.0", "wrapt==2.5.2"],
+    "http2": ["hyperframe==6.1.0", "hpack==4.2.0"],
+    "sslyze": ["sslyze==6.3.1", "nassl==5.4.0", "cryptography==46.0.7", "pydantic==2.14.4", "pydantic-core==2.50.5", "tls-parser==2.0.2",
+               "annotated-types==0.8.0", "cffi==2.1.1", "typing-extensions==4.16.0", "typing-inspection==0.4.5", "pycparser==3.12"],
+    "slowhttptest": ["slowhttptest=1.8.2-*"],
+    "testssl": ["testssl.sh=3.0.8+dfsg-*"],
+    "h2load": ["nghttp2-client=1.52.0-*", "libnghttp2-14=1.52.0-*", "libev4=1:4.33-*", "libjemalloc2=5.3.0-*", "libjansson4=2.14-*"],
     "tlog": ["aics-tlog==0.2.1", "cryptography==50.0.2", "cffi==2.1.1", "pycparser==3.12"],
 }
-DEBIAN = ("softhsm", "cvc5")
+DEBIAN = ("softhsm", "cvc5", "slowhttptest", "testssl", "h2load")
+SOURCE = ("sslyze",)        # pure Python that is published as source only; nothing but the packages named here is built
 MODEL = "smollm2-135m"
 
 
@@ -61,6 +68,7 @@ def install(name, home):
     else:
         what = ["-r", pins] if isinstance(pins, Path) else pins
         python = modern_python() if name == "tlog" else sys.executable
+        what = [f"--no-binary={package}" for package in SOURCE if package == name] + what
         _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
               "--no-compile", "--only-binary=:all:", "--root-user-action=ignore", "--target", fresh, *what])
     (fresh / "installed").write_text(wanted)
@@ -109,7 +117,7 @@ def _can_have(name):
         return
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
         raise Skip("this Python has no pip")
-    if name in ("clients", "mpl", "otlptap"):
+    if name in ("clients", "http2", "mpl", "otlptap"):
         return
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise Skip(f"no wheel for {platform.system()} on {platform.machine()}")

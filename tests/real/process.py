@@ -47,6 +47,13 @@ def accepts(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def connections_to(port):
+    """How many connections to a loopback port the clients have not yet let go of."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] in ("01", "08") for row in rows)       # established; closed by the server alone
+
+
 _started = []
 
 
@@ -79,6 +86,15 @@ class Process:
 
     def text(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def memory(self, what="VmRSS"):
+        """Bytes in memory now, or with `VmHWM` at most since `forget_peak`."""
+        with open(f"/proc/{self.pid}/status") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith(what + ":"))
+
+    def forget_peak(self):
+        with open(f"/proc/{self.pid}/clear_refs", "w") as file:
+            file.write("5")
 
     def signal(self, number):
         if self.code is None:
