@@ -38,7 +38,7 @@ PINS = {
     "sslyze": ["sslyze==6.3.1", "nassl==5.4.0", "cryptography==46.0.7", "pydantic==2.14.4", "pydantic-core==2.50.5", "tls-parser==2.0.2",
                "annotated-types==0.8.0", "cffi==2.1.1", "typing-extensions==4.16.0", "typing-inspection==0.4.5", "pycparser==3.12"],
     "slowhttptest": ["slowhttptest=1.8.2-*"],
-    "testssl": ["testssl.sh=3.0.8+dfsg-*"],
+    "testssl": ["testssl.sh=3.0.8+dfsg-*", "ldnsutils=1.8.3-*", "libldns3=1.8.3-*"],        # the latter two because it insists on a resolver
     "h2load": ["nghttp2-client=1.52.0-*", "libnghttp2-14=1.52.0-*", "libev4=1:4.33-*", "libjemalloc2=5.3.0-*", "libjansson4=2.14-*"],
     "tlog": ["aics-tlog==0.2.1", "cryptography==50.0.2", "cffi==2.1.1", "pycparser==3.12"],
 }
@@ -336,6 +336,13 @@ def softhsm(home, work):
     _run([folder / "usr/bin/softhsm2-util", "--module", module, "--init-token", "--free", "--label", "tidegate",
           "--so-pin", secrets.token_hex(8), "--pin", pin], env=env)
     return {"module": str(module), "token": "tidegate", "pin": pin, "env": env}
+
+
+def tool(name, home):
+    """The environment in which the programs of a Debian component are found by their names. Whoever wants one runs it."""
+    folder = install(name, home)
+    libraries = folder / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
+    return {**os.environ, "PATH": f"{folder}/usr/bin:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(libraries)}
 
 
 def cvc5(home):

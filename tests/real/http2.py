@@ -88,12 +88,12 @@ class Ending:
         return None
 
 
-def open_http2(gateway, seconds=10):
-    """A connection on which the preface and empty settings have been sent."""
-    plain = socket.create_connection(("127.0.0.1", gateway.port), seconds)
+def open_http2(gateway, settings=None):
+    """A connection on which the preface and our settings, by number, have been sent."""
+    plain = socket.create_connection(("127.0.0.1", gateway.port), 10)
     connection = gateway.tls(protocols=("h2",)).wrap_socket(plain, server_hostname="localhost")
     assert connection.selected_alpn_protocol() == "h2"
-    connection.sendall(PREFACE + raw(SETTINGS, 0, 0))
+    connection.sendall(PREFACE + libraries().SettingsFrame(0, settings or {}).serialize())
     return connection
 
 
