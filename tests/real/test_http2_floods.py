@@ -22,7 +22,7 @@ GROWTH = 64 << 20             # bytes of memory
 LOG = 1 << 20                 # bytes of log
 ROUNDS = 3                    # a busy machine delays honest answers too, so one round of three must hold
 NOTICED = 0.25                # seconds; below this nobody says that honest callers suffer
-HELD = 5.0                    # seconds that honest callers may wait beside a flood that is not cut, in a debug build on a busy machine
+HELD = 15.0                   # seconds that honest callers may wait beside a flood that is not cut, in a debug build on a busy machine
 
 
 # ---- floods of callers --------------------------------------------------------------------------------------------
