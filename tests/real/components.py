@@ -39,9 +39,16 @@ PINS = {
              "typing-extensions==4.16.0"],
     "faketime": ["libfaketime=0.9.10-*"],
     "prometheus": ["prometheus=2.42.0+ds-*"],
+    "http2": ["hyperframe==6.1.0", "hpack==4.2.0"],
+    "sslyze": ["sslyze==6.3.1", "nassl==5.4.0", "cryptography==46.0.7", "pydantic==2.14.4", "pydantic-core==2.50.5", "tls-parser==2.0.2",
+               "annotated-types==0.8.0", "cffi==2.1.1", "typing-extensions==4.16.0", "typing-inspection==0.4.5", "pycparser==3.12"],
+    "slowhttptest": ["slowhttptest=1.8.2-*"],
+    "testssl": ["testssl.sh=3.0.8+dfsg-*", "ldnsutils=1.8.3-*", "libldns3=1.8.3-*"],        # the latter two because it insists on a resolver
+    "h2load": ["nghttp2-client=1.52.0-*", "libnghttp2-14=1.52.0-*", "libev4=1:4.33-*", "libjemalloc2=5.3.0-*", "libjansson4=2.14-*"],
     "tlog": ["aics-tlog==0.2.1", "cryptography==50.0.2", "cffi==2.1.1", "pycparser==3.12"],
 }
-DEBIAN = ("softhsm", "cvc5", "prometheus", "faketime")
+DEBIAN = ("softhsm", "cvc5", "prometheus", "faketime", "slowhttptest", "testssl", "h2load")
+SOURCE = ("sslyze",)        # pure Python that is published as source only; nothing but the packages named here is built
 MODEL = "smollm2-135m"
 
 
@@ -66,6 +73,7 @@ def install(name, home):
     else:
         what = ["-r", pins] if isinstance(pins, Path) else pins
         python = modern_python() if name == "tlog" else sys.executable
+        what = [f"--no-binary={package}" for package in SOURCE if package == name] + what
         _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
               "--no-compile", "--only-binary=:all:", "--root-user-action=ignore", "--target", fresh, *what])
     (fresh / "installed").write_text(wanted)
@@ -114,7 +122,7 @@ def _can_have(name):
         return
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
         raise Skip("this Python has no pip")
-    if name in ("clients", "mpl", "otlptap"):
+    if name in ("clients", "http2", "mpl", "otlptap"):
         return
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise Skip(f"no wheel for {platform.system()} on {platform.machine()}")
@@ -361,6 +369,13 @@ def softhsm(home, work):
     _run([folder / "usr/bin/softhsm2-util", "--module", module, "--init-token", "--free", "--label", "tidegate",
           "--so-pin", secrets.token_hex(8), "--pin", pin], env=env)
     return {"module": str(module), "token": "tidegate", "pin": pin, "env": env}
+
+
+def tool(name, home):
+    """The environment in which the programs of a Debian component are found by their names. Whoever wants one runs it."""
+    folder = install(name, home)
+    libraries = folder / "usr" / "lib" / f"{platform.machine()}-linux-gnu"
+    return {**os.environ, "PATH": f"{folder}/usr/bin:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(libraries)}
 
 
 def cvc5(home):

@@ -133,8 +133,19 @@ class _Reader:
         del self._buffer[:count + skip]
         return found
 
+    def head(self):
+        return self._until(b"\r\n\r\n")
+
+    def skip(self, count):
+        """Takes bytes and forgets them."""
+        while count > len(self._buffer):
+            count -= len(self._buffer)
+            self._buffer.clear()
+            self._more()
+        del self._buffer[:count]
+
     def request(self, number):
-        head = self._until(b"\r\n\r\n")
+        head = self.head()
         if re.search(rb"(?im)^transfer-encoding:\s*chunked\s*$", head):
             body = bytearray()
             while size := int(self._until(b"\r\n").split(b";")[0], 16):
@@ -174,3 +185,56 @@ class Issuer:
         header = {"alg": "RS256", "typ": "JWT", "kid": "test-1"}
         signed = ".".join(b64(json.dumps(part).encode()) for part in (header, payload))
         return f"{signed}.{b64(self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+class Bulk:
+    """An HTTP/1.1 upstream that answers each GET with `size` bytes as fast as they are taken, and reads uploads only once `go` is set."""
+
+    def __init__(self, size):
+        self._size, self._block, self._closed, self.go = size, b"tide" * 16384, False, threading.Event()
+        self.sent, self.got, self._lock = 0, 0, threading.Lock()
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self):
+        self._closed = True
+        self.go.set()
+        self._socket.close()
+
+    def _accept(self):
+        while not self._closed:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        with connection:
+            try:
+                reader = _Reader(connection, self._count)
+                while True:
+                    head = reader.head()
+                    if length := re.search(rb"(?im)^content-length:\s*(\d+)\s*$", head):
+                        self.go.wait()
+                        reader.skip(int(length[1]))
+                    if head.startswith(b"GET "):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self._size)
+                        self._pour(connection)
+                    else:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            except (OSError, ValueError):
+                return
+
+    def _count(self, data):
+        with self._lock:
+            self.got += len(data)
+
+    def _pour(self, connection):
+        left = self._size
+        while left:
+            count = connection.send(self._block[:left])
+            left -= count
+            with self._lock:
+                self.sent += count

@@ -47,6 +47,14 @@ def accepts(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def connections_to(port, of_server=False):
+    """How many connections to a loopback port the clients, or the server, have not yet let go of."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    end = 1 if of_server else 2
+    return sum(row[end].endswith(f":{port:04X}") and row[3] in ("01", "08") for row in rows)       # established; closed by the other side alone
+
+
 _started = []
 
 
@@ -79,6 +87,21 @@ class Process:
 
     def text(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def memory(self, what="VmRSS"):
+        """Bytes in memory now, or with `VmHWM` at most since `forget_peak`."""
+        with open(f"/proc/{self.pid}/status") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith(what + ":"))
+
+    def cpu(self):
+        """Seconds of processor time that it has used."""
+        with open(f"/proc/{self.pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def forget_peak(self):
+        with open(f"/proc/{self.pid}/clear_refs", "w") as file:
+            file.write("5")
 
     def signal(self, number):
         if self.code is None:
