@@ -9,18 +9,18 @@ use tokio::runtime::Handle;
 use crate::audit::outbox::{self, ExportStats, Health, Outbox};
 use crate::audit::{Audit, Instance, State, Stats};
 use crate::config::{self, Config};
-use crate::gateway::Snapshot;
+use crate::gateway::{Gateway, Snapshot};
 use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
-use crate::model::{Clock, ClusterName, Objects, Problems, RecipientName, SystemClock};
+use crate::model::{Clock, ClusterName, Duration, Objects, Problems, RecipientName, SystemClock};
 use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
 use crate::protect::Protector;
 use crate::protect::keys::Keys;
 use crate::route::{RouteSettings, Table};
 use crate::telemetry::{Exporters, Gauge, Telemetry};
-use crate::upstream::Upstreams;
+use crate::upstream::{EndpointReading, UpstreamReading, Upstreams};
 
 use super::keys::Keys as IssuerKeys;
 
@@ -59,6 +59,11 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     }
     problems.append(outbox::check(file.audit.export.iter(), &config.name, "audit.export"));
     problems.append(file.telemetry.check(&config.name, "telemetry"));
+    let stall = file.gate.answer_stall;
+    if stall < Duration::millis(100) || stall > Duration::secs(86_400) {
+        let message = format!("{stall} is out of range");
+        problems.push(&config.name, "gate.answer_stall", message, "use `100ms` to `1d`");
+    }
     let routes = routes(config, &mut problems);
     let mut of_datasets = Problems::new();
     let catalog = catalog(config, &mut of_datasets);
@@ -355,6 +360,74 @@ pub(super) fn observe_export(telemetry: &Telemetry, outbox: &Outbox) {
         "{record}",
         "Records removed before they were sent, since the start",
         |stats| stats.missed,
+    );
+}
+
+/// Registers the readings of the far sides: endpoints, queues, retries.
+pub(super) fn observe_upstreams(telemetry: &Telemetry, gateway: &Arc<Gateway>) {
+    let metrics = telemetry.metrics();
+    let of_endpoints = |name, unit, description, read: fn(EndpointReading<'_>) -> u64| {
+        let gateway = Arc::downgrade(gateway);
+        let labels = ["tidegate.upstream", "tidegate.endpoint"];
+        metrics.observe_labelled(Gauge { name, unit, description }, labels, move |note| {
+            if let Some(gateway) = gateway.upgrade() {
+                gateway.snapshot().upstreams.endpoints().for_each(|reading| {
+                    note([reading.id.upstream().name(), reading.id.address()], read(reading));
+                });
+            }
+        });
+    };
+    of_endpoints(
+        "tidegate.upstream.endpoint.state",
+        "{state}",
+        "0 the endpoint is called, 1 its calls failed and it is left out, 2 its checks fail",
+        |reading| reading.state.number(),
+    );
+    of_endpoints(
+        "tidegate.upstream.endpoint.ejections",
+        "{ejection}",
+        "How often the endpoint was left out since the start",
+        |reading| reading.ejections,
+    );
+    of_endpoints(
+        "tidegate.upstream.endpoint.in_flight",
+        "{request}",
+        "Requests in flight there",
+        |reading| reading.in_flight,
+    );
+    let of_upstreams = |name, unit, description, read: fn(UpstreamReading<'_>) -> u64| {
+        let gateway = Arc::downgrade(gateway);
+        metrics.observe_labelled(Gauge { name, unit, description }, ["tidegate.upstream"], move |note| {
+            if let Some(gateway) = gateway.upgrade() {
+                gateway.snapshot().upstreams.readings().for_each(|reading| {
+                    note([reading.upstream.name()], read(reading));
+                });
+            }
+        });
+    };
+    of_upstreams(
+        "tidegate.upstream.waiting",
+        "{request}",
+        "Requests that wait for a place in flight",
+        |reading| reading.waiting,
+    );
+    of_upstreams(
+        "tidegate.upstream.shed",
+        "{request}",
+        "Requests that found the queue full or waited too long, since the start",
+        |reading| reading.shed,
+    );
+    of_upstreams(
+        "tidegate.upstream.retries",
+        "{attempt}",
+        "Further attempts after one that failed there, since the start",
+        |reading| reading.retries,
+    );
+    of_upstreams(
+        "tidegate.upstream.retries_withheld",
+        "{attempt}",
+        "Further attempts that the retry budget forbade, since the start",
+        |reading| reading.retries_withheld,
     );
 }
 

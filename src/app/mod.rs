@@ -86,8 +86,10 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let outbox = build::outbox(&config, &audit).context("failed to start the audit export")?;
     build::observe_export(&telemetry, &outbox);
     snapshot.identity.start().await;
+    snapshot.upstreams.start_checks();
     let clock = Arc::new(SystemClock);
     let gateway = Arc::new(Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock));
+    build::observe_upstreams(&telemetry, &gateway);
     let status = Arc::new(Status::default());
     let admin = Admin::new(Arc::clone(&gateway), audit.clone(), Arc::clone(&telemetry), Arc::clone(&status));
 
