@@ -3,6 +3,8 @@
 mod endings;
 mod events;
 mod failover;
+mod faults;
+mod faults_fixture;
 mod fixture;
 mod limits;
 mod objects;
