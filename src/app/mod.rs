@@ -5,6 +5,7 @@
 mod build;
 mod handlers;
 mod keys;
+mod observe;
 mod reload;
 
 use std::net::SocketAddr;
@@ -82,14 +83,14 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let audit = build::journal(&config, &snapshot.bundle, &snapshot.routes)
         .context("failed to open the audit journal")?;
     let telemetry = build::telemetry(&config).context("failed to set up telemetry")?;
-    build::observe(&telemetry, &audit);
+    observe::journal(&telemetry, &audit);
     let outbox = build::outbox(&config, &audit).context("failed to start the audit export")?;
-    build::observe_export(&telemetry, &outbox);
+    observe::export(&telemetry, &outbox);
     snapshot.identity.start().await;
     snapshot.upstreams.start_checks();
     let clock = Arc::new(SystemClock);
     let gateway = Arc::new(Gateway::new(snapshot, audit.clone(), Arc::clone(&telemetry), clock));
-    build::observe_upstreams(&telemetry, &gateway);
+    observe::upstreams(&telemetry, &gateway);
     let status = Arc::new(Status::default());
     let admin = Admin::new(Arc::clone(&gateway), audit.clone(), Arc::clone(&telemetry), Arc::clone(&status));
 
