@@ -6,21 +6,21 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::runtime::Handle;
 
-use crate::audit::outbox::{self, ExportStats, Health, Outbox};
-use crate::audit::{Audit, Instance, State, Stats};
+use crate::audit::outbox::{self, Outbox};
+use crate::audit::{Audit, Instance};
 use crate::config::{self, Config};
 use crate::gateway::Snapshot;
 use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
 use crate::listen;
-use crate::model::{Clock, ClusterName, Objects, Problems, RecipientName, SystemClock};
+use crate::model::{Clock, ClusterName, Duration, Objects, Problems, RecipientName, SystemClock};
 use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
 use crate::protect::Protector;
 use crate::protect::keys::Keys;
 use crate::route::{RouteSettings, Table};
-use crate::telemetry::{Exporters, Gauge, Telemetry};
+use crate::telemetry::{Exporters, Telemetry};
 use crate::upstream::Upstreams;
 
 use super::keys::Keys as IssuerKeys;
@@ -62,6 +62,11 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     }
     problems.append(outbox::check(file.audit.export.iter(), &config.name, "audit.export"));
     problems.append(file.telemetry.check(&config.name, "telemetry"));
+    let stall = file.gate.answer_stall;
+    if stall < Duration::millis(100) || stall > Duration::secs(86_400) {
+        let message = format!("{stall} is out of range");
+        problems.push(&config.name, "gate.answer_stall", message, "use `100ms` to `1d`");
+    }
     let routes = routes(config, &mut problems);
     let mut of_datasets = Problems::new();
     let catalog = catalog(config, &mut of_datasets);
@@ -315,70 +320,4 @@ pub(super) fn telemetry(config: &Config) -> anyhow::Result<Arc<Telemetry>> {
 pub(super) fn outbox(config: &Config, audit: &Audit) -> anyhow::Result<Outbox> {
     let settings = &config.file.audit;
     Ok(Outbox::start(audit, &settings.directory, &instance(config), &settings.export)?)
-}
-
-/// Registers the readings of the export, one for each destination.
-pub(super) fn observe_export(telemetry: &Telemetry, outbox: &Outbox) {
-    let metrics = telemetry.metrics();
-    let gauge = |name, unit, description, read: fn(ExportStats) -> u64| {
-        let watch = outbox.watch();
-        metrics.observe_each(Gauge { name, unit, description }, "tidegate.destination", move |note| {
-            watch.stats().for_each(|(name, stats)| note(name, read(stats)));
-        });
-    };
-    gauge(
-        "tidegate.audit.export.state",
-        "{state}",
-        "0 records are taken, 1 tried again, 2 refused until somebody mends it, 3 the journal cannot be read",
-        |stats| match stats.health {
-            Health::Sending => 0,
-            Health::Waiting => 1,
-            Health::Denied => 2,
-            Health::Unreadable => 3,
-        },
-    );
-    gauge("tidegate.audit.export.lag_records", "{record}", "Records not acknowledged yet", |stats| {
-        stats.lag_records
-    });
-    gauge("tidegate.audit.export.lag", "s", "Age of the oldest record on its way", |stats| stats.lag_seconds);
-    gauge("tidegate.audit.export.sent", "{record}", "Records acknowledged since the start", |stats| {
-        stats.sent
-    });
-    gauge("tidegate.audit.export.failures", "{attempt}", "Attempts that failed since the start", |stats| {
-        stats.failures
-    });
-    gauge("tidegate.audit.export.dead_letters", "{record}", "Records refused for good", |stats| {
-        stats.dead_letters
-    });
-    gauge(
-        "tidegate.audit.export.missed",
-        "{record}",
-        "Records removed before they were sent, since the start",
-        |stats| stats.missed,
-    );
-}
-
-/// Registers the readings of the journal.
-pub(super) fn observe(telemetry: &Telemetry, audit: &Audit) {
-    let metrics = telemetry.metrics();
-    let gauge = |name, unit, description, read: fn(Stats) -> u64| {
-        let audit = audit.clone();
-        metrics.observe(Gauge { name, unit, description }, move || read(audit.stats()));
-    };
-    gauge("tidegate.audit.state", "1", "0 while the journal can be written, 1 while it cannot", |stats| {
-        u64::from(stats.state != State::Ok)
-    });
-    gauge("tidegate.audit.records", "{record}", "Records written since the start", |stats| stats.records);
-    gauge("tidegate.audit.commits", "{commit}", "Syncs of the journal since the start", |stats| {
-        stats.commits
-    });
-    gauge("tidegate.audit.refused", "{request}", "Requests refused for want of a record", |stats| {
-        stats.refused
-    });
-    gauge("tidegate.audit.lost_events", "{event}", "Events that found no place in the queue", |stats| {
-        stats.lost
-    });
-    gauge("tidegate.audit.queue", "{record}", "Records that wait to be written", |stats| {
-        u64::try_from(stats.queue_depth).unwrap_or(u64::MAX)
-    });
 }

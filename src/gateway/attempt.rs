@@ -1,7 +1,7 @@
 //! One crossing: decide, admit, prepare, record, send; all of it again for each retry or failover.
 //!
-//! Another attempt is made only while no byte of the request's body was taken, or when the body is held whole;
-//! it is decided and recorded like the first. Nothing is sent before its decision is in the journal.
+//! When another attempt is made is in `again.rs`; it is decided and recorded like the first. Nothing is sent before its
+//! decision is in the journal.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,12 +14,13 @@ use jiff::Timestamp;
 use crate::inspect::Inspected;
 use crate::limit::Slot;
 use crate::message::{Body, Inbound};
-use crate::model::{Candidate, Level, Principal, Protection, RecipientName, Resource};
+use crate::model::{Level, Principal, Protection, RecipientName, Resource};
 use crate::policy::{AuthzRequest, Permit};
 use crate::protect::{self, Expected, Plan, Seal};
 use crate::telemetry::DecisionFacts;
-use crate::upstream::{Endpoint, EndpointId, SendError};
+use crate::upstream::{Endpoint, UpstreamError};
 
+use super::again::Tries;
 use super::exchange::Exchange;
 use super::object;
 use super::payload::Payload;
@@ -29,10 +30,8 @@ use super::sending::{AnswerSeal, Answered, Sending};
 use super::stored::{self, Failed, Fetched};
 use super::{Gateway, Snapshot, sealed};
 
-/// Attempts for one request, the first included.
-const MAX_ATTEMPTS: u16 = 3;
 /// The rungs that can really be done today, cheapest first.
-const RUNGS: &[Protection] = &[Protection::None, Protection::Sealed];
+pub(super) const RUNGS: &[Protection] = &[Protection::None, Protection::Sealed];
 
 /// Tries the candidates until one answers, none is left, or trying again would not be safe.
 pub(super) async fn run(
@@ -43,12 +42,14 @@ pub(super) async fn run(
 ) -> Result<Response<Body>, Reject> {
     let mut slot = None;
     loop {
+        crossing.order(&snapshot.upstreams);
         let decided = decide(gateway, snapshot, exchange, &crossing).await?;
         let admitted = admit(snapshot, exchange, &crossing, slot.take())?;
-        let Some(endpoint) = prepare(snapshot, &decided.permit, &mut crossing)? else {
+        let Some(endpoint) = prepare(snapshot, &decided.permit, &mut crossing).await? else {
             slot = Some(admitted);
             continue;
         };
+        crossing.pay(&snapshot.upstreams)?;
         let plan = plan(snapshot, exchange, &crossing, &decided.permit).await?;
         record(gateway, exchange, &crossing, &decided, (&endpoint, plan.as_ref())).await?;
         let sending = Sending::start(exchange, &crossing, &decided.permit, &endpoint);
@@ -64,10 +65,22 @@ pub(super) async fn run(
         };
         let outbound = protect::prepare(decided.permit, request, plan)?;
         match stored::send(snapshot, &crossing, &endpoint, outbound, sealed).await {
+            Ok(fetched)
+                if crossing.declined(
+                    (gateway, snapshot),
+                    exchange,
+                    (&endpoint, fetched.response.status()),
+                ) =>
+            {
+                let failure = crossing.failure();
+                sending.declined(fetched.response.status(), failure.code());
+                exchange.attempt_failed(failure);
+            }
             Ok(fetched) => {
                 let fetched = fetched.or(kept);
                 let (sending, answer) = paid(snapshot, exchange, &crossing, sending, (owed, fetched)).await?;
-                return sending.answered(exchange, &crossing, answer, admitted);
+                let stall = snapshot.gate.answer_stall.get();
+                return sending.answered(exchange, &crossing, answer, (admitted, stall));
             }
             Err(Failed::Refused(reject)) => {
                 sending.failed(reject.code());
@@ -93,9 +106,7 @@ pub(super) struct Crossing {
     pub(super) headers: HeaderMap,
     pub(super) inspected: Inspected,
     pub(super) payload: Payload,
-    /// The last failure, answered when nothing is left to try.
-    failure: Option<Reject>,
-    tried: Vec<EndpointId>,
+    pub(super) tries: Tries,
 }
 
 /// A permit, and when and how quickly it was given.
@@ -122,8 +133,7 @@ impl Crossing {
             headers: inbound.headers,
             payload,
             inspected,
-            failure: None,
-            tried: Vec::new(),
+            tries: Tries::default(),
         }
     }
 
@@ -139,7 +149,7 @@ impl Crossing {
         Ok(request)
     }
 
-    fn authorization(&self, peer: IpAddr, now: Timestamp) -> AuthzRequest<'_> {
+    pub(super) fn authorization(&self, peer: IpAddr, now: Timestamp) -> AuthzRequest<'_> {
         AuthzRequest {
             principal: &self.principal,
             action: self.inspected.action,
@@ -153,33 +163,6 @@ impl Crossing {
             now,
             purpose: self.inspected.purpose.as_deref(),
         }
-    }
-
-    /// Drops a candidate that cannot serve; with none left the last failure is the answer.
-    fn without(&mut self, candidate: &Candidate, failure: Reject) -> Result<(), Reject> {
-        self.inspected.candidates.retain(|other| other != candidate);
-        if self.inspected.candidates.is_empty() {
-            return Err(self.failure.take().unwrap_or(failure));
-        }
-        self.failure.get_or_insert(failure);
-        Ok(())
-    }
-
-    /// Whether another attempt is safe and allowed; otherwise the failure is the answer.
-    fn next(
-        &mut self,
-        exchange: &Exchange,
-        endpoint: &Endpoint,
-        error: &SendError,
-    ) -> Result<&Reject, Reject> {
-        let failure = Reject::from(error);
-        self.tried.push(endpoint.id().clone());
-        // What comes back of a sealed request is sealed for that attempt alone: a stream is spent.
-        self.payload.give_back(error.take_body().filter(|_| exchange.sealed.is_none()));
-        if !error.retryable() || !self.payload.is_there() || exchange.attempt() >= MAX_ATTEMPTS {
-            return Err(failure);
-        }
-        Ok(self.failure.insert(failure))
     }
 }
 
@@ -232,20 +215,22 @@ fn admit(
     }
 }
 
-/// Chooses the endpoint; none if the permitted candidate cannot serve but another may.
-fn prepare(
+/// Chooses the endpoint, or waits for one; none if the permitted candidate cannot serve but another may.
+async fn prepare(
     snapshot: &Snapshot,
     permit: &Permit,
     crossing: &mut Crossing,
 ) -> Result<Option<Endpoint>, Reject> {
     let candidate = permit.candidate();
-    let failure = match snapshot.upstreams.select(&candidate.upstream, &crossing.tried) {
+    let failure = match snapshot.upstreams.acquire(&candidate.upstream, crossing.tries.endpoints()).await {
         Ok(endpoint)
             if endpoint.is_plaintext_remote() && crossing.inspected.label.level >= Level::Confidential =>
         {
             Reject::new("plaintext_refused", "data of this level does not leave without TLS")
         }
         Ok(endpoint) => return Ok(Some(endpoint)),
+        // Candidates that have room are asked about first: of those that are permitted none has.
+        Err(error @ UpstreamError::Overloaded(_)) => return Err(error.into()),
         Err(error) => Reject::from(error),
     };
     crossing.without(candidate, failure)?;

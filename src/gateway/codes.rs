@@ -383,7 +383,19 @@ pub const ALL: &[Code] = &[
         "upstream_overloaded",
         503,
         "Upstream overloaded",
-        "Every endpoint of the far side is at its bound.",
+        "Every endpoint of the far side has as many requests in flight as it may, and no place in its queue came free in time. Try again after `Retry-After`.",
+    ),
+    code(
+        "upstream_declined",
+        503,
+        "Upstream declined",
+        "The far side answered 429, 502, 503 or 504, another one was tried, and that one could not be reached. In the record of an attempt: another one followed.",
+    ),
+    code(
+        "retry_budget_exhausted",
+        503,
+        "Retry budget exhausted",
+        "The far side failed, another attempt would have been safe, but more than a tenth of its requests are tried again already. Try again after `Retry-After`.",
     ),
     code("upstream_redirect", 502, "Foreign redirect", "The far side redirected out of the border."),
     code(
@@ -544,6 +556,12 @@ pub const ALL: &[Code] = &[
         500,
         "Internal error",
         "The gateway was about to send to another upstream than the permitted one, and did not.",
+    ),
+    code(
+        "client_too_slow",
+        499,
+        "Client too slow",
+        "The client left the answer lying for longer than `gate.answer_stall`: it was cut, and the far side is free again; only in records, for the head had been sent.",
     ),
     code(
         "client_gone",

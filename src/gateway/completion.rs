@@ -13,7 +13,7 @@ use http::StatusCode;
 use crate::audit::Draft;
 use crate::audit::record::{Ending, Outcome};
 use crate::limit::Slot;
-use crate::message::{BodyUnopened, BoxError, Observer};
+use crate::message::{BodyUnopened, BoxError, ClientStalled, Observer};
 use crate::meter::Tap;
 use crate::model::Usage;
 use crate::protect::{SealFacts, WireDigest};
@@ -180,13 +180,16 @@ impl Observer for Meter {
     fn failed(&mut self, error: &BoxError) {
         let fault = error.downcast_ref::<AnswerError>();
         let unopened = error.downcast_ref::<BodyUnopened>();
+        let stalled = error.is::<ClientStalled>();
         let ending = match (fault, unopened) {
             (Some(AnswerError::Idle { .. }), _) => Ending::Timeout,
             // We ended it: what follows cannot be believed.
             (None, Some(_)) => Ending::Aborted,
+            (None, None) if stalled => Ending::Timeout,
             _ => Ending::UpstreamReset,
         };
-        self.close(ending, fault.map(AnswerError::code).or(unopened.map(|fault| fault.code)));
+        let code = fault.map(AnswerError::code).or(unopened.map(|fault| fault.code));
+        self.close(ending, code.or(stalled.then_some("client_too_slow")));
     }
 }
 

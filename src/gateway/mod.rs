@@ -4,6 +4,7 @@
 //! prepares, records and sends, again for each retry. No filters, no registry, no hidden arguments: what a step
 //! needs is what it is given.
 
+mod again;
 mod attempt;
 pub mod codes;
 mod completion;

@@ -12,7 +12,7 @@ use crate::audit::record::{
     Decision, Evaluation, Links, Marking, Message, Parameter, Party, Refusal, Request, Upstream, Verdict,
 };
 use crate::audit::{Audit, Unavailable};
-use crate::model::{RecordId, UpstreamRef};
+use crate::model::RecordId;
 use crate::policy::{self, Denial, Permit, RequestRecord};
 use crate::protect::keys::Direction;
 use crate::protect::{Opened, Plan, SealFacts};
@@ -44,7 +44,7 @@ pub(super) fn permitted<'a>(
         evaluations: permit.evaluations().iter().map(evaluation).collect(),
         bundle: permit.bundle().as_ref().into(),
         upstream: Some(Upstream {
-            name: name_of(endpoint.id().upstream()).into(),
+            name: endpoint.id().upstream().name().into(),
             endpoint: endpoint.id().address().into(),
             plaintext: endpoint.is_plaintext_remote(),
         }),
@@ -252,14 +252,5 @@ fn evaluation(evaluation: &policy::Evaluation) -> Evaluation<'_> {
         allowed: evaluation.allowed,
         policies: Cow::Borrowed(&evaluation.policies),
         errors: Cow::Borrowed(&evaluation.errors),
-    }
-}
-
-/// The configured name alone.
-pub(super) fn name_of(upstream: &UpstreamRef) -> &str {
-    match upstream {
-        UpstreamRef::Cluster(name) => name.as_str(),
-        UpstreamRef::Store(name) => name.as_str(),
-        UpstreamRef::Service(name) => name.as_str(),
     }
 }

@@ -62,6 +62,23 @@ impl Reject {
         self.close = false;
     }
 
+    /// Another attempt would be safe, but too many are made already. `failure` is why one was wanted.
+    pub(crate) fn without_retry(failure: Option<&Self>) -> Self {
+        let mut reject =
+            Self::new("retry_budget_exhausted", "too many requests to the far side fail at the moment");
+        reject.cause = failure.map(|failure| format!("{}: {}", failure.code(), failure.cause()).into());
+        reject.retry_after = Some(Duration::from_secs(1));
+        reject
+    }
+
+    /// The far side answered that it cannot serve, and is asked elsewhere.
+    pub(crate) fn declined(status: StatusCode) -> Self {
+        let mut reject = Self::new("upstream_declined", "no far side can serve the request at the moment");
+        reject.cause = Some(format!("the far side answered {}", status.as_u16()).into());
+        reject.retry_after = Some(Duration::from_secs(1));
+        reject
+    }
+
     /// Something went wrong inside; the caller learns nothing but that.
     pub(crate) fn internal(cause: impl Into<BoxError>) -> Self {
         let mut reject = Self::new("internal", "the gateway failed to handle the request");

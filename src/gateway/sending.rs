@@ -1,13 +1,13 @@
 //! One attempt on the wire: from the recorded decision to the head of the answer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Method, Response, StatusCode};
 
 use crate::inspect::Operation;
 use crate::limit::Slot;
-use crate::message::{self, Body, CheckedTrailers, Observed, Observer as _};
+use crate::message::{self, Body, CheckedTrailers, Observer as _, Paced};
 use crate::meter::Tap;
 use crate::model::RecordId;
 use crate::policy::Permit;
@@ -18,7 +18,6 @@ use crate::upstream::Endpoint;
 use super::attempt::Crossing;
 use super::completion::{AtRestSeal, Completion, Meter, UpstreamPart};
 use super::exchange::{Exchange, stamp};
-use super::record;
 use super::reject::Reject;
 
 /// An answer in plaintext.
@@ -54,7 +53,7 @@ impl Sending {
         endpoint: &Endpoint,
     ) -> Self {
         let (operation, model) = model_call(crossing);
-        let upstream = record::name_of(endpoint.id().upstream());
+        let upstream = endpoint.id().upstream().name();
         let part = exchange.finish.as_ref().map(|finish| UpstreamPart {
             name: upstream.to_owned(),
             operation,
@@ -82,7 +81,7 @@ impl Sending {
         exchange: &mut Exchange,
         crossing: &Crossing,
         answer: Answered,
-        slot: Slot,
+        (slot, stall): (Slot, Duration),
     ) -> Result<Response<Body>, Reject> {
         let (mut head, body) = answer.response.into_parts();
         if let Some(part) = &mut self.part {
@@ -120,10 +119,18 @@ impl Sending {
             // The server never asks for the body of such an answer: it is whole with its head.
             meter.ended();
         }
-        let metered = Observed::new(body, meter);
+        let metered = message::boxed(Paced::new(body, meter, stall));
         let mut response = Response::from_parts(head, message::boxed(CheckedTrailers::new(metered)));
         stamp(&mut response, exchange.facts.id);
         Ok(response)
+    }
+
+    /// The answer says that nothing can be served, and another attempt follows.
+    pub(super) fn declined(mut self, status: StatusCode, code: &'static str) {
+        if let Some(mut part) = self.part.take() {
+            part.span.answered(status);
+            part.end(status.as_u16(), Some(code), None);
+        }
     }
 
     /// The attempt failed before an answer that is believed.

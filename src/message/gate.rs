@@ -33,6 +33,9 @@ pub struct GateSettings {
     pub max_body: ByteSize,
     /// The longest wait for the next part of a request body.
     pub body_idle: Duration,
+    /// How long a client may leave an answer lying before it is cut and the far side is free again; each KiB of it buys a second, at most as
+    /// much again. From `100ms` to `1d`.
+    pub answer_stall: Duration,
 }
 
 impl Default for GateSettings {
@@ -43,6 +46,7 @@ impl Default for GateSettings {
             max_headers: 100,
             max_body: ByteSize::mib(5 * 1024),
             body_idle: Duration::secs(60),
+            answer_stall: Duration::secs(60),
         }
     }
 }

@@ -11,6 +11,7 @@ mod gate;
 pub mod headers;
 mod inbound;
 mod observe;
+mod paced;
 pub mod target;
 
 pub use body::{
@@ -23,4 +24,5 @@ pub use error::GateError;
 pub use gate::{GateSettings, gate};
 pub use inbound::Inbound;
 pub use observe::{Observed, Observer};
+pub use paced::{ClientStalled, Paced};
 pub use target::Target;

@@ -41,6 +41,11 @@ impl<O: Observer> Observed<O> {
         Self { inner, observer, over }
     }
 
+    /// Ends it here: the body is dropped and its observer told why, unless it was over.
+    pub(super) fn cut(mut self, error: &BoxError) {
+        self.finish(Some(error));
+    }
+
     fn finish(&mut self, failure: Option<&BoxError>) {
         if std::mem::replace(&mut self.over, true) {
             return;

@@ -65,6 +65,18 @@ pub enum UpstreamRef {
     Service(ServiceName),
 }
 
+impl UpstreamRef {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Cluster(name) => name.as_str(),
+            Self::Store(name) => name.as_str(),
+            Self::Service(name) => name.as_str(),
+        }
+    }
+}
+
 impl fmt::Display for UpstreamRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -202,6 +202,26 @@ impl Instruments {
             .build();
     }
 
+    /// Registers a reading of several things of the configuration, each under its values of the labels `labels`.
+    pub fn observe_labelled<const N: usize, F>(&self, gauge: Gauge, labels: [&'static str; N], read: F)
+    where
+        F: Fn(&mut dyn FnMut([&str; N], u64)) + Send + Sync + 'static,
+    {
+        self.meter
+            .u64_observable_gauge(gauge.name)
+            .with_unit(gauge.unit)
+            .with_description(gauge.description)
+            .with_callback(move |observer| {
+                read(&mut |values, value| {
+                    let labels = labels.iter().zip(values);
+                    let labels: Vec<KeyValue> =
+                        labels.map(|(label, name)| KeyValue::new(*label, name.to_owned())).collect();
+                    observer.observe(value, &labels);
+                });
+            })
+            .build();
+    }
+
     /// Registers a reading that is taken whenever metrics are collected.
     pub fn observe(&self, gauge: Gauge, read: impl Fn() -> u64 + Send + Sync + 'static) {
         self.meter

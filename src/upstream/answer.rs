@@ -1,6 +1,7 @@
 //! An answer on its way in: frames pass as they come; silence and resets become typed errors; the place in flight is held to the end.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
-use super::endpoint::{EndpointId, Lease};
+use super::endpoint::{EndpointId, Lease, Node};
 use super::idle::Idle;
 use super::upload::Watch;
 use crate::message::Body;
@@ -68,7 +70,7 @@ impl AnswerError {
 #[derive(Debug)]
 struct Download {
     inner: Incoming,
-    endpoint: EndpointId,
+    node: Arc<Node>,
     idle: Idle,
     /// Given back at the end, not only when dropped: a slow client must not keep it.
     lease: Option<Lease>,
@@ -78,19 +80,32 @@ struct Download {
 }
 
 /// Wraps the body of an answer.
-pub(super) fn download(
-    inner: Incoming,
-    endpoint: EndpointId,
-    idle: Duration,
-    lease: Lease,
-    upload: Watch,
-) -> Body {
-    let lease = (!inner.is_end_stream()).then_some(lease);
-    let idle = Idle::new(idle);
-    Download { inner, endpoint, idle, lease, upload, ended: false }.map_err(Into::into).boxed_unsync()
+pub(super) fn download(inner: Incoming, node: &Arc<Node>, lease: Lease, upload: Watch) -> Body {
+    let ended = inner.is_end_stream();
+    if ended {
+        node.health.ended();
+    }
+    let lease = (!ended).then_some(lease);
+    let idle = Idle::new(node.timeouts.idle.get());
+    let node = Arc::clone(node);
+    Download { inner, node, idle, lease, upload, ended: false }.map_err(Into::into).boxed_unsync()
 }
 
 impl Download {
+    /// All of it came.
+    fn whole(&mut self) {
+        if !self.ended {
+            self.node.health.ended();
+        }
+        self.end();
+    }
+
+    /// The endpoint did not keep what its head promised.
+    fn broken(&mut self) {
+        self.node.health.failed(Instant::now());
+        self.end();
+    }
+
     fn end(&mut self) {
         self.ended = true;
         self.lease = None;
@@ -120,22 +135,22 @@ impl HttpBody for Download {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.progress();
                 if this.inner.is_end_stream() {
-                    this.end();
+                    this.whole();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(source))) => {
-                this.end();
-                Poll::Ready(Some(Err(AnswerError::Reset { endpoint: this.endpoint.clone(), source })))
+                this.broken();
+                Poll::Ready(Some(Err(AnswerError::Reset { endpoint: this.node.id.clone(), source })))
             }
             Poll::Ready(None) => {
-                this.end();
+                this.whole();
                 Poll::Ready(None)
             }
             Poll::Pending if this.idle.poll_expired(cx) => {
-                this.end();
+                this.broken();
                 let limit = this.idle.limit();
-                Poll::Ready(Some(Err(AnswerError::Idle { endpoint: this.endpoint.clone(), limit })))
+                Poll::Ready(Some(Err(AnswerError::Idle { endpoint: this.node.id.clone(), limit })))
             }
             Poll::Pending => Poll::Pending,
         }

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::HeaderValue;
 use serde::{Serialize, Serializer};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::address::Address;
+use super::health::{EndpointState, Entry, Health, Trial};
 use super::pool::Client;
-use super::settings::Timeouts;
+use super::settings::{HealthCheck, Timeouts};
 use super::sigv4::Signer;
 use crate::model::UpstreamRef;
 
@@ -78,20 +81,54 @@ pub(super) struct Node {
     pub(super) timeouts: Timeouts,
     pub(super) max_in_flight: u32,
     pub(super) in_flight: AtomicU32,
+    /// Tells the upstream's queue that a place in flight was given back.
+    pub(super) freed: Arc<Notify>,
+    pub(super) health: Arc<Health>,
+    /// How it is checked, if it is.
+    pub(super) check: Option<Arc<HealthCheck>>,
 }
 
 impl Node {
-    /// Takes a place in flight, if there is one.
-    pub(super) fn lease(self: &Arc<Self>) -> Option<Endpoint> {
+    /// Takes a place in flight, if there is one and its health lets the request in, or `anyway`.
+    pub(super) fn lease(self: &Arc<Self>, now: Instant, anyway: bool) -> Option<Endpoint> {
         let more = |count: u32| (count < self.max_in_flight).then_some(count + 1);
         self.in_flight.try_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         let lease = Lease(Arc::new(Place(Arc::clone(self))));
-        Some(Endpoint { node: Arc::clone(self), lease })
+        let trial = match self.health.enter(now) {
+            Entry::Open => None,
+            Entry::Trial(trial) => Some(trial),
+            Entry::Closed if anyway => None,
+            Entry::Closed => return None,
+        };
+        Some(Endpoint { node: Arc::clone(self), lease, _trial: trial })
+    }
+
+    pub(super) fn reading(&self) -> EndpointReading<'_> {
+        let (state, ejections) = self.health.reading();
+        EndpointReading { id: &self.id, in_flight: self.load().into(), state, ejections }
+    }
+
+    /// Whether it has a place in flight at the moment.
+    pub(super) fn has_room(&self) -> bool {
+        self.load() < self.max_in_flight
     }
 
     pub(super) fn load(&self) -> u32 {
         self.in_flight.load(Ordering::Acquire)
     }
+}
+
+/// What metrics say of an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointReading<'a> {
+    /// Which.
+    pub id: &'a EndpointId,
+    /// Requests in flight there.
+    pub in_flight: u64,
+    /// Whether it is called.
+    pub state: EndpointState,
+    /// How often it was left out since the start.
+    pub ejections: u64,
 }
 
 /// A place in flight; given back when the last holder lets go.
@@ -104,6 +141,7 @@ struct Place(Arc<Node>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.0.freed.notify_waiters();
     }
 }
 
@@ -114,6 +152,8 @@ impl Drop for Place {
 pub struct Endpoint {
     pub(super) node: Arc<Node>,
     pub(super) lease: Lease,
+    /// Held while the request is the one that tries an ejected endpoint.
+    _trial: Option<Trial>,
 }
 
 impl Endpoint {

@@ -85,6 +85,12 @@ impl SendErrorKind {
         }
     }
 
+    /// Whether it speaks against the endpoint: not what a client did, and not that a kept connection had been closed.
+    #[must_use]
+    pub const fn is_the_endpoints(self) -> bool {
+        matches!(self, Self::Connect | Self::Tls | Self::Timeout | Self::Reset | Self::Protocol)
+    }
+
     /// Whether the request has certainly not reached the upstream.
     pub(super) const fn is_before_sending(self) -> bool {
         matches!(self, Self::Connect | Self::Tls | Self::Pool | Self::Signature | Self::Misdirected)

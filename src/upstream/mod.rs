@@ -6,9 +6,13 @@
 
 mod address;
 mod answer;
+mod budget;
+mod check;
 mod dial;
 mod endpoint;
 mod error;
+mod group;
+mod health;
 mod idle;
 mod pool;
 mod registry;
@@ -20,9 +24,12 @@ mod validate;
 
 pub use address::{Address, InvalidAddress};
 pub use answer::{Answer, AnswerError};
-pub use endpoint::{Endpoint, EndpointId};
+pub use endpoint::{Endpoint, EndpointId, EndpointReading};
 pub use error::{SendError, SendErrorKind, UpstreamError};
+pub use group::{Standing, UpstreamReading};
+pub use health::EndpointState;
 pub use registry::Upstreams;
 pub use settings::{
-    ClusterSettings, DatasetSettings, Http2, Plaintext, ServiceSettings, Settings, StoreSettings, Timeouts,
+    ClusterSettings, DatasetSettings, Ejection, HealthCheck, Http2, Plaintext, Queue, ServiceSettings,
+    Settings, StoreSettings, Timeouts,
 };

@@ -3,14 +3,19 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::address::Address;
-use super::endpoint::{Credential, Endpoint, EndpointId, Node};
+use super::check;
+use super::endpoint::{Credential, Endpoint, EndpointId, EndpointReading, Node};
 use super::error::UpstreamError;
+use super::group::{Group, Standing, UpstreamReading};
+use super::health::Health;
 use super::pool;
 use super::settings::{Dial, Plaintext, Settings, StoreSettings};
 use super::sigv4::Signer;
@@ -19,7 +24,8 @@ use crate::model::{Clock, Problems, Secret, UpstreamRef};
 /// The far sides that can be called. Fixed for the life of a snapshot; in-flight counts and connections live in it.
 #[derive(Debug)]
 pub struct Upstreams {
-    nodes: HashMap<UpstreamRef, Vec<Arc<Node>>>,
+    groups: HashMap<UpstreamRef, Group>,
+    checks: Mutex<JoinSet<()>>,
     pub(super) clock: Arc<dyn Clock>,
     /// Walks through numbers that are random enough to spread load.
     random: AtomicU64,
@@ -31,7 +37,7 @@ impl Upstreams {
     /// # Errors
     /// All mistakes in `settings`, which stand in `file`, and in the files that they name.
     pub fn new(settings: &Settings, file: &str, clock: Arc<dyn Clock>) -> Result<Self, Problems> {
-        let mut build = Build { file, problems: settings.validate(file), nodes: HashMap::new() };
+        let mut build = Build { file, problems: settings.validate(file), groups: HashMap::new() };
         for (name, cluster) in &settings.clusters {
             let place = format!("clusters.{name}");
             let credential = build.bearer(&place, cluster.credential_file.as_ref());
@@ -51,36 +57,86 @@ impl Upstreams {
             return Err(build.problems);
         }
         let random = AtomicU64::new(RandomState::new().build_hasher().finish());
-        Ok(Self { nodes: build.nodes, clock, random })
+        Ok(Self { groups: build.groups, checks: Mutex::default(), clock, random })
     }
 
-    /// Chooses the endpoint for one attempt: of two that are drawn at random, the one with fewer requests in flight.
-    /// If both are full, any other that is not.
+    /// Chooses the endpoint for one attempt: of two that are drawn at random among those that are well, the one with fewer
+    /// requests in flight; if both are full, any other that is not. If none is well, all are tried.
     ///
     /// # Errors
     /// The upstream is unknown, or no endpoint outside of `exclude` has a place in flight.
     pub fn select(&self, upstream: &UpstreamRef, exclude: &[EndpointId]) -> Result<Endpoint, UpstreamError> {
-        let all = self.nodes.get(upstream).ok_or_else(|| UpstreamError::Unknown(upstream.clone()))?;
-        let open: Vec<&Arc<Node>> = all.iter().filter(|node| !exclude.contains(&node.id)).collect();
-        if open.is_empty() {
-            return Err(UpstreamError::Exhausted(upstream.clone()));
+        self.group(upstream)?.select(exclude, |bound| self.below(bound))
+    }
+
+    /// Chooses the endpoint for one attempt as [`Self::select`] does, but waits in the upstream's queue while all are full. A
+    /// first attempt, one without `exclude`, earns its upstream a part of a retry.
+    ///
+    /// A request that comes while a place is free may take it before one that waits: what waits is bounded in number and
+    /// time, so nobody starves for longer than that.
+    ///
+    /// # Errors
+    /// As [`Self::select`]; overloaded only when the queue is full or the wait took too long.
+    pub async fn acquire(
+        &self,
+        upstream: &UpstreamRef,
+        exclude: &[EndpointId],
+    ) -> Result<Endpoint, UpstreamError> {
+        let group = self.group(upstream)?;
+        let endpoint = group.acquire(exclude, |bound| self.below(bound)).await?;
+        if exclude.is_empty() {
+            group.budget.earn();
         }
-        let first = self.below(open.len());
-        // Never the same twice, if there are two.
-        let second = (first + 1 + self.below(open.len().saturating_sub(1))) % open.len();
-        let mut drawn: Vec<&Arc<Node>> =
-            [open.get(first), open.get(second)].into_iter().flatten().copied().collect();
-        drawn.sort_by_key(|node| node.load());
-        drawn
-            .into_iter()
-            .chain(open)
-            .find_map(Node::lease)
-            .ok_or_else(|| UpstreamError::Overloaded(upstream.clone()))
+        Ok(endpoint)
+    }
+
+    /// How an upstream stands for one more attempt elsewhere than at `exclude`.
+    #[must_use]
+    pub fn standing(&self, upstream: &UpstreamRef, exclude: &[EndpointId]) -> Standing {
+        self.groups.get(upstream).map_or(Standing::Exhausted, |group| group.standing(exclude))
+    }
+
+    /// Whether one more attempt may follow one that failed at `upstream`: at most a tenth of its requests are tried again.
+    /// Counts it as made.
+    #[must_use]
+    pub fn may_retry(&self, upstream: &UpstreamRef) -> bool {
+        self.groups.get(upstream).is_some_and(|group| group.budget.spend())
+    }
+
+    /// Starts the checks of all endpoints that have some; they end with this value. Needs a runtime. Once is enough.
+    pub fn start_checks(&self) {
+        let mut tasks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        if !tasks.is_empty() {
+            return;
+        }
+        for node in self.nodes() {
+            if let Some(rules) = &node.check {
+                tasks.spawn(check::run(Arc::clone(node), Arc::clone(rules), Arc::clone(&self.clock)));
+            }
+        }
+    }
+
+    fn group(&self, upstream: &UpstreamRef) -> Result<&Group, UpstreamError> {
+        self.groups.get(upstream).ok_or_else(|| UpstreamError::Unknown(upstream.clone()))
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.groups.values().flat_map(|group| &group.nodes)
     }
 
     /// The requests that each endpoint has in flight; for metrics.
     pub fn loads(&self) -> impl Iterator<Item = (&EndpointId, u32)> {
-        self.nodes.values().flatten().map(|node| (&node.id, node.load()))
+        self.nodes().map(|node| (&node.id, node.load()))
+    }
+
+    /// Health and load of each endpoint; for metrics.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointReading<'_>> {
+        self.nodes().map(|node| node.reading())
+    }
+
+    /// Queues and retries of each upstream; for metrics.
+    pub fn readings(&self) -> impl Iterator<Item = UpstreamReading<'_>> {
+        self.groups.values().map(Group::reading)
     }
 
     /// A number below `bound`; 0 if that is 0. (SplitMix64 over a shared counter.)
@@ -97,34 +153,41 @@ impl Upstreams {
 struct Build<'a> {
     file: &'a str,
     problems: Problems,
-    nodes: HashMap<UpstreamRef, Vec<Arc<Node>>>,
+    groups: HashMap<UpstreamRef, Group>,
 }
 
 impl Build<'_> {
     fn add(&mut self, upstream: UpstreamRef, place: &str, dial: &Dial<'_>, credential: Credential) {
         let credential = Arc::new(credential);
-        let mut nodes = Vec::new();
+        let check = dial.health.cloned().map(Arc::new);
+        let (mut nodes, freed) = (Vec::new(), Arc::new(Notify::new()));
         // What does not parse, or would be called without encryption, has been noted by `validate`.
         let refused =
             |address: &Address| address.is_plaintext_remote() && dial.plaintext == Plaintext::Refused;
         let addresses = dial.endpoints.iter().filter_map(|text| text.parse::<Address>().ok());
         for address in addresses.filter(|address| !refused(address)) {
             match pool::client(&address, dial, self.file, place) {
-                Ok(client) => nodes.push(Arc::new(Node {
-                    id: EndpointId::new(upstream.clone(), &address),
-                    address,
-                    client,
-                    credential: Arc::clone(&credential),
-                    timeouts: dial.timeouts,
-                    max_in_flight: dial.max_in_flight,
-                    in_flight: AtomicU32::new(0),
-                })),
+                Ok(client) => {
+                    let id = EndpointId::new(upstream.clone(), &address);
+                    nodes.push(Arc::new(Node {
+                        health: Arc::new(Health::new(id.clone(), dial.ejection)),
+                        id,
+                        address,
+                        client,
+                        credential: Arc::clone(&credential),
+                        timeouts: dial.timeouts,
+                        max_in_flight: dial.max_in_flight,
+                        in_flight: AtomicU32::new(0),
+                        freed: Arc::clone(&freed),
+                        check: check.clone(),
+                    }));
+                }
                 Err(problem) => {
                     self.problems.push(problem.file, problem.place, problem.message, problem.hint);
                 }
             }
         }
-        self.nodes.insert(upstream, nodes);
+        self.groups.insert(upstream.clone(), Group::new(upstream, nodes, dial.queue, freed));
     }
 
     fn bearer(&mut self, place: &str, path: Option<&PathBuf>) -> Credential {

@@ -11,11 +11,11 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{self, ResponseFuture};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, download};
 use super::endpoint::{Credential, Endpoint, Node};
@@ -25,10 +25,11 @@ use super::registry::Upstreams;
 use super::sigv4::{self, Payload};
 use super::upload::{Upload, Watch};
 use crate::message::{Body, BoxError};
+use crate::model::Clock;
 use crate::protect::Outbound;
 
 /// Why there is no answer, before it is known what a retry may do.
-struct Failure {
+pub(super) struct Failure {
     kind: SendErrorKind,
     source: Option<BoxError>,
 }
@@ -55,21 +56,26 @@ impl Upstreams {
         }
         let (mut parts, body) = request.into_parts();
         let declared = frame(&mut parts, &body);
-        let prepared = address(&mut parts, node).and_then(|()| self.credential(&mut parts, node, &body));
+        let prepared =
+            address(&mut parts, node).and_then(|()| credential(&mut parts, node, &body, &*self.clock));
         if let Err(failure) = prepared {
             return Err(SendError::new(failure.kind, node.id.clone(), (false, None), failure.source));
         }
         // A request whose head has left can have been acted on, unless it announced a body that is still here.
         let harmless = parts.method.is_idempotent() || !body.is_end_stream();
-        let (upload, watch) = Upload::new(body, declared, node.timeouts.idle.get(), endpoint.lease.clone());
+        let (upload, watch) =
+            Upload::new(body, declared, node.timeouts.idle.get(), Some(endpoint.lease.clone()));
         let future = node.client.request(http::Request::from_parts(parts, upload));
         match head(future, &watch, node.timeouts.first_byte.get()).await {
             Ok(response) => {
-                let idle = node.timeouts.idle.get();
-                let wrap = |body| download(body, node.id.clone(), idle, endpoint.lease.clone(), watch);
+                judge(node, response.status());
+                let wrap = |body| download(body, node, endpoint.lease.clone(), watch);
                 Ok(Answer { response: response.map(wrap) })
             }
             Err(failure) => {
+                if failure.kind.is_the_endpoints() {
+                    node.health.failed(Instant::now());
+                }
                 let body = watch.withdraw();
                 let safe =
                     failure.kind != SendErrorKind::Body && (failure.kind.is_before_sending() || harmless);
@@ -78,35 +84,54 @@ impl Upstreams {
             }
         }
     }
+}
 
-    /// The last change to a request.
-    fn credential(&self, parts: &mut Parts, node: &Node, body: &Body) -> Result<(), Failure> {
-        parts.headers.remove(PROXY_AUTHORIZATION);
-        match &*node.credential {
-            Credential::None => {
-                parts.headers.remove(AUTHORIZATION);
-            }
-            Credential::Bearer(value) => {
-                parts.headers.insert(AUTHORIZATION, value.clone());
-            }
-            Credential::SigV4(signer) => {
-                let guarded = !node.address.is_plaintext_remote();
-                let payload =
-                    if body.is_end_stream() { Payload::Empty } else { Payload::Streaming { guarded } };
-                // A clock before 1970 signs what no store accepts.
-                let seconds = u64::try_from(self.clock.now().as_second()).unwrap_or(0);
-                let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-                signer
-                    .sign(parts, node.address.authority(), payload, now)
-                    .map_err(|error| Failure::because(SendErrorKind::Signature, error))?;
-            }
-        }
-        Ok(())
+/// What the head of an answer says of its endpoint.
+fn judge(node: &Node, status: StatusCode) {
+    if is_unavailable(status) {
+        node.health.failed(Instant::now());
+    } else {
+        node.health.answered();
     }
 }
 
+/// Whether an endpoint says that it, or what is behind it, cannot serve at all. Not 500: one caller's odd request must not
+/// take an endpoint from the others.
+pub(super) const fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// The last change to a request.
+pub(super) fn credential(
+    parts: &mut Parts,
+    node: &Node,
+    body: &Body,
+    clock: &dyn Clock,
+) -> Result<(), Failure> {
+    parts.headers.remove(PROXY_AUTHORIZATION);
+    match &*node.credential {
+        Credential::None => {
+            parts.headers.remove(AUTHORIZATION);
+        }
+        Credential::Bearer(value) => {
+            parts.headers.insert(AUTHORIZATION, value.clone());
+        }
+        Credential::SigV4(signer) => {
+            let guarded = !node.address.is_plaintext_remote();
+            let payload = if body.is_end_stream() { Payload::Empty } else { Payload::Streaming { guarded } };
+            // A clock before 1970 signs what no store accepts.
+            let seconds = u64::try_from(clock.now().as_second()).unwrap_or(0);
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            signer
+                .sign(parts, node.address.authority(), payload, now)
+                .map_err(|error| Failure::because(SendErrorKind::Signature, error))?;
+        }
+    }
+    Ok(())
+}
+
 /// Scheme and authority from the configuration, the rest as it is. The client derives `Host` or `:authority` from them.
-fn address(parts: &mut Parts, node: &Node) -> Result<(), Failure> {
+pub(super) fn address(parts: &mut Parts, node: &Node) -> Result<(), Failure> {
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     parts.uri = Uri::builder()
         .scheme(node.address.scheme().clone())

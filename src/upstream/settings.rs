@@ -65,6 +65,78 @@ impl Default for Timeouts {
     }
 }
 
+/// How an endpoint is asked whether it is well, beside its traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// What is asked for by GET: a path, perhaps with a query. An answer of 2xx is a pass. The request carries the far side's own credential and
+    /// nothing of any caller, so no policy is asked about it.
+    pub path: String,
+    /// Time between two checks of one endpoint. From `100ms` to `1h`.
+    #[serde(default = "check_interval")]
+    pub interval: Duration,
+    /// The longest wait for the answer. From `1ms` to `1m`.
+    #[serde(default = "check_timeout")]
+    pub timeout: Duration,
+    /// Passes in a row after which an endpoint that failed its checks is called again. From 1 to 100.
+    #[serde(default = "check_healthy")]
+    pub healthy: u32,
+    /// Failures in a row after which an endpoint is called no more. From 1 to 100.
+    #[serde(default = "check_unhealthy")]
+    pub unhealthy: u32,
+}
+
+const fn check_interval() -> Duration {
+    Duration::secs(5)
+}
+
+const fn check_timeout() -> Duration {
+    Duration::secs(2)
+}
+
+const fn check_healthy() -> u32 {
+    2
+}
+
+const fn check_unhealthy() -> u32 {
+    3
+}
+
+/// When an endpoint whose calls fail is left out, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ejection {
+    /// Calls in a row without an answer, or answered with 502, 503 or 504, after which the endpoint is left out. 0: it never is. At most 1000.
+    pub failures: u32,
+    /// How long it is left out the first time; the n-th time in a row n times as long, and up to a fifth longer at random. Then one request tries
+    /// it: an answer brings it back. From `1ms` to `1h`.
+    pub base: Duration,
+    /// The longest that it is left out, but for that fifth. From `base` to `1d`.
+    pub longest: Duration,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self { failures: 5, base: Duration::secs(5), longest: Duration::secs(300) }
+    }
+}
+
+/// Requests that wait while all endpoints have as many in flight as they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// The most that wait; more are answered with 503 at once. 0: none waits. At most 10000.
+    pub length: u32,
+    /// The longest wait; then the answer is 503. From `1ms` to `1m`.
+    pub timeout: Duration,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { length: 64, timeout: Duration::secs(1) }
+    }
+}
+
 const fn max_in_flight() -> u32 {
     1024
 }
@@ -114,9 +186,18 @@ macro_rules! far_side {
             /// Bounds on waiting.
             #[serde(default)]
             pub timeouts: Timeouts,
-            /// Requests that one endpoint may have in flight; more are answered with 503. At most 100000.
+            /// Requests that one endpoint may have in flight; more wait in the queue. At most 100000.
             #[serde(default = "max_in_flight")]
             pub max_in_flight: u32,
+            /// Requests that wait for a place in flight.
+            #[serde(default)]
+            pub queue: Queue,
+            /// When an endpoint whose calls fail is left out.
+            #[serde(default)]
+            pub ejection: Ejection,
+            /// Checks of each endpoint beside its traffic. Absent: there are none.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub health: Option<HealthCheck>,
         }
 
         impl $name {
@@ -132,6 +213,9 @@ macro_rules! far_side {
                     http2: self.http2,
                     timeouts: self.timeouts,
                     max_in_flight: self.max_in_flight,
+                    queue: self.queue,
+                    ejection: self.ejection,
+                    health: self.health.as_ref(),
                 }
             }
         }
@@ -153,6 +237,9 @@ pub(super) struct Dial<'a> {
     pub(super) http2: Http2,
     pub(super) timeouts: Timeouts,
     pub(super) max_in_flight: u32,
+    pub(super) queue: Queue,
+    pub(super) ejection: Ejection,
+    pub(super) health: Option<&'a HealthCheck>,
 }
 
 far_side! {

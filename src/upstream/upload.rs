@@ -38,8 +38,8 @@ pub(super) enum UploadError {
 #[derive(Debug)]
 pub(super) struct Upload {
     state: Arc<Mutex<State>>,
-    /// A request that is still being sent is in flight, whether or not its answer is over.
-    _lease: Lease,
+    /// A request that is still being sent is in flight, whether or not its answer is over. A check takes no place.
+    _lease: Option<Lease>,
 }
 
 /// The same body as the sender of the request sees it.
@@ -71,7 +71,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Upload {
     /// `declared` is the length that the client announced, for bodies that do not know their own.
-    pub(super) fn new(body: Body, declared: Option<u64>, idle: Duration, lease: Lease) -> (Self, Watch) {
+    pub(super) fn new(
+        body: Body,
+        declared: Option<u64>,
+        idle: Duration,
+        lease: Option<Lease>,
+    ) -> (Self, Watch) {
         let due = body.size_hint().exact().or(declared);
         let state = State {
             body: Some(body),

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use http::uri::PathAndQuery;
+
 use super::address::Address;
 use super::settings::{
-    ClusterSettings, DatasetSettings, Dial, Plaintext, ServiceSettings, Settings, StoreSettings, Timeouts,
+    ClusterSettings, DatasetSettings, Dial, Ejection, HealthCheck, Plaintext, Queue, ServiceSettings,
+    Settings, StoreSettings, Timeouts,
 };
 use crate::model::{Duration, Problems};
 
@@ -20,6 +23,9 @@ pub(super) const NO_CA: (&str, &str) = (
 
 /// The most requests in flight at one endpoint.
 const MAX_IN_FLIGHT: u32 = 100_000;
+
+/// The most requests that wait for one far side.
+const MAX_QUEUE: u32 = 10_000;
 
 /// Notes problems at places below one place of one file.
 struct Notes<'a> {
@@ -208,17 +214,61 @@ fn far_side(dial: &Dial<'_>, notes: &mut Notes<'_>) {
     if dial.max_in_flight == 0 || dial.max_in_flight > MAX_IN_FLIGHT {
         notes.add("max_in_flight", format_args!("{} is out of range", dial.max_in_flight), "use 1 to 100000");
     }
+    queue(dial.queue, notes);
+    ejection(dial.ejection, notes);
+    if let Some(check) = dial.health {
+        health(check, notes);
+    }
 }
 
 fn timeouts(timeouts: &Timeouts, notes: &mut Notes<'_>) {
-    for (member, value, most) in [
-        ("timeouts.connect", timeouts.connect, Duration::secs(60)),
-        ("timeouts.first_byte", timeouts.first_byte, Duration::secs(3_600)),
-        ("timeouts.idle", timeouts.idle, Duration::secs(86_400)),
-    ] {
-        if value < Duration::millis(1) || value > most {
-            notes.add(member, format_args!("{value} is out of range"), &format!("use `1ms` to `{most}`"));
+    let least = Duration::millis(1);
+    within("timeouts.connect", timeouts.connect, (least, Duration::secs(60)), notes);
+    within("timeouts.first_byte", timeouts.first_byte, (least, Duration::secs(3_600)), notes);
+    within("timeouts.idle", timeouts.idle, (least, Duration::secs(86_400)), notes);
+}
+
+fn queue(queue: Queue, notes: &mut Notes<'_>) {
+    if queue.length > MAX_QUEUE {
+        notes.add("queue.length", format_args!("{} is out of range", queue.length), "use 0 to 10000");
+    }
+    within("queue.timeout", queue.timeout, (Duration::millis(1), Duration::secs(60)), notes);
+}
+
+fn ejection(ejection: Ejection, notes: &mut Notes<'_>) {
+    if ejection.failures > 1000 {
+        notes.add(
+            "ejection.failures",
+            format_args!("{} is out of range", ejection.failures),
+            "use 0 to 1000",
+        );
+    }
+    within("ejection.base", ejection.base, (Duration::millis(1), Duration::secs(3_600)), notes);
+    within("ejection.longest", ejection.longest, (ejection.base, Duration::secs(86_400)), notes);
+}
+
+fn health(check: &HealthCheck, notes: &mut Notes<'_>) {
+    let path = &check.path;
+    let sound = path.starts_with('/')
+        && path.len() <= 1024
+        && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        && path.parse::<PathAndQuery>().is_ok();
+    if !sound {
+        let hint = "write a path such as `/health`, in at most 1024 visible ASCII characters without `#`";
+        notes.add("health.path", format_args!("`{path}` is not a path"), hint);
+    }
+    within("health.interval", check.interval, (Duration::millis(100), Duration::secs(3_600)), notes);
+    within("health.timeout", check.timeout, (Duration::millis(1), Duration::secs(60)), notes);
+    for (member, value) in [("health.healthy", check.healthy), ("health.unhealthy", check.unhealthy)] {
+        if !(1..=100).contains(&value) {
+            notes.add(member, format_args!("{value} is out of range"), "use 1 to 100");
         }
+    }
+}
+
+fn within(member: &str, value: Duration, (least, most): (Duration, Duration), notes: &mut Notes<'_>) {
+    if value < least || value > most {
+        notes.add(member, format_args!("{value} is out of range"), &format!("use `{least}` to `{most}`"));
     }
 }
 

@@ -8,6 +8,7 @@ mod cli;
 mod compile_fail;
 mod config;
 mod docs;
+mod fault;
 mod fuzz;
 mod gate;
 mod identity;

