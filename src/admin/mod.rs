@@ -2,9 +2,10 @@
 //!
 //! Nothing here changes anything, and nothing of it is served on the data listener.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -47,6 +48,8 @@ pub struct Admin {
 pub struct Status {
     draining: AtomicBool,
     reload_problem: ArcSwapOption<String>,
+    /// By what was to be reloaded, a closed set.
+    refused: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl Status {
@@ -58,6 +61,15 @@ impl Status {
     /// The outcome of the last reload: what is wrong with the set that was refused, or nothing.
     pub fn reloaded(&self, problem: Option<String>) {
         self.reload_problem.store(problem.map(Arc::new));
+    }
+
+    /// The same of certificates or revocations, by name.
+    pub fn reloaded_other(&self, what: &'static str, problem: Option<String>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match problem {
+            Some(problem) => refused.insert(what, problem),
+            None => refused.remove(what),
+        };
     }
 }
 
@@ -104,6 +116,7 @@ impl Admin {
         let ready = !draining && journal == State::Ok;
         // A refused reload is told, but the working set serves on.
         let reload = self.status.reload_problem.load_full();
+        let refused = self.status.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         json(
             status,
@@ -113,6 +126,8 @@ impl Admin {
                 "journal": journal.name(),
                 "bundle": self.gateway.snapshot().bundle.hash(),
                 "refused_reload": reload.as_deref(),
+                "refused_certificates": refused.get("certificates"),
+                "refused_revocations": refused.get("revocations"),
             }),
         )
     }

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::audit::outbox::{self, ExportStats, Health, Outbox};
 use crate::audit::{Audit, Instance, State, Stats};
 use crate::config::{self, Config};
-use crate::gateway::Snapshot;
+use crate::gateway::{Gateway, Snapshot};
 use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
@@ -264,16 +264,10 @@ fn listener(config: &Config, problems: &mut Problems) {
     }
     let Some(tls) = &listen.tls else { return };
     // What cannot be read has been noted already.
-    if let Ok(facts) = CertificateFacts::read(&tls.certificate) {
-        let now = SystemClock.now();
-        let file = tls.certificate.display();
-        let message = if now < facts.not_before {
-            format!("certificate `{file}` is not valid before {}", facts.not_before)
-        } else if now > facts.not_after {
-            format!("certificate `{file}` expired on {}", facts.not_after)
-        } else {
-            return;
-        };
+    if let Ok(facts) = CertificateFacts::read(&tls.certificate)
+        && let Some(reason) = facts.outside_validity(SystemClock.now())
+    {
+        let message = format!("certificate `{}` {reason}", tls.certificate.display());
         problems.push(
             &config.name,
             "listen.tls.certificate",
@@ -356,6 +350,19 @@ pub(super) fn observe_export(telemetry: &Telemetry, outbox: &Outbox) {
         "Records removed before they were sent, since the start",
         |stats| stats.missed,
     );
+}
+
+/// Registers the reading of exchanges under way.
+pub(super) fn observe_exchanges(telemetry: &Telemetry, gateway: &Arc<Gateway>) {
+    let gauge = Gauge {
+        name: "tidegate.exchanges",
+        unit: "{exchange}",
+        description: "Exchanges under way that are decided again when something changes",
+    };
+    // Metrics must not keep the gateway alive, which has them.
+    let gateway = Arc::downgrade(gateway);
+    let read = move || gateway.upgrade().map_or(0, |gateway| gateway.exchanges());
+    telemetry.metrics().observe(gauge, move || u64::try_from(read()).unwrap_or(u64::MAX));
 }
 
 /// Registers the readings of the journal.

@@ -3,6 +3,7 @@
 //! The only place that imports everything; it decides nothing about any request.
 
 mod build;
+mod follow;
 mod handlers;
 mod keys;
 mod reload;
@@ -26,6 +27,7 @@ use crate::listen::{self, Listener};
 use crate::model::{Problems, SystemClock};
 use crate::telemetry::{self, Telemetry};
 
+use follow::Following;
 use handlers::{AdminHandler, DataHandler};
 
 pub use build::{check, check_file};
@@ -46,6 +48,8 @@ pub struct Running {
     stop_data: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     reload: reload::Trigger,
+    following: Following,
+    judge: JoinHandle<()>,
     data_task: JoinHandle<()>,
     admin_task: JoinHandle<()>,
     audit: Audit,
@@ -101,6 +105,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let (stop_data, data_stops) = watch::channel(false);
     let (stop_admin, admin_stops) = watch::channel(false);
     let (data_address, admin_address) = (data.local_addr(), admin_listener.local_addr());
+    let files = config.clone();
     let reload = reload::start(
         config,
         Arc::clone(&gateway),
@@ -108,6 +113,9 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         Arc::clone(&telemetry),
         Arc::clone(&status),
     );
+    let following = Following::start(&files, &gateway, data.tls(), (&audit, &telemetry, &status));
+    let judge = tokio::spawn(Arc::clone(&gateway).keep_deciding());
+    build::observe_exchanges(&telemetry, &gateway);
     let data_task = tokio::spawn(data.run(Arc::new(DataHandler(gateway)), stopped(data_stops)));
     let admin_task = tokio::spawn(admin_listener.run(Arc::new(AdminHandler(admin)), stopped(admin_stops)));
     Ok(Running {
@@ -117,6 +125,8 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         stop_data,
         stop_admin,
         reload,
+        following,
+        judge,
         data_task,
         admin_task,
         audit,
@@ -156,15 +166,16 @@ impl Running {
         self.admin
     }
 
-    /// Compares policies with their files now instead of at the next poll.
+    /// Compares policies, certificates and revocations with their files now instead of at the next poll.
     pub fn reload(&self) {
         self.reload.now();
+        self.following.now();
     }
 
     /// Stops accepting, lets streams end for the configured time, closes the journal, sends what telemetry holds.
     pub async fn shutdown(self) {
         self.status.drain();
-        drop(self.reload);
+        drop((self.reload, self.following));
         // Health stays readable while streams end: a load balancer must see that this instance drains.
         for (stop, task) in [(self.stop_data, self.data_task), (self.stop_admin, self.admin_task)] {
             stop.send_replace(true);
@@ -172,6 +183,7 @@ impl Running {
                 tracing::error!(%error, "a listener failed");
             }
         }
+        self.judge.abort();
         settle(&self.audit).await;
         self.audit.close().await;
         self.outbox.close(LAST_EXPORT).await;

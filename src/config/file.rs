@@ -325,12 +325,16 @@ fn resolve(file: &mut FileConfig, base: &Path) {
         at(&mut tls.certificate);
         at(&mut tls.key);
         maybe(&mut tls.client_ca);
+        tls.crl.iter_mut().for_each(at);
     }
     for issuer in &mut file.identity.issuers {
         maybe(&mut issuer.jwks_file);
         maybe(&mut issuer.jwks_ca);
     }
     maybe(&mut file.identity.api_keys);
+    if let Some(revoked) = &mut file.identity.revoked {
+        at(&mut revoked.file);
+    }
     at(&mut file.policy.directory);
     at(&mut file.audit.directory);
     maybe(&mut file.audit.signing_key);

@@ -9,6 +9,7 @@ mod head;
 mod refusal;
 mod serve;
 mod settings;
+mod trust;
 
 pub use accept::{ListenError, Listener};
 pub use head::{HeadLimits, Scanner};
