@@ -1,10 +1,13 @@
 //! The whole gateway on real sockets: what leaves, what is recorded, what a reload does.
 
+mod certificates;
 mod endings;
 mod events;
 mod failover;
 mod fixture;
 mod limits;
+mod live;
+mod live_fixture;
 mod objects;
 mod objects_fixture;
 mod promise;
