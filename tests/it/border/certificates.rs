@@ -341,7 +341,7 @@ async fn revocation_lists_are_followed_and_a_stale_one_is_not_taken() {
     let mut other = stand.raw("/events", Some("eight")).await;
     other.until("\"n\":2").await;
 
-    replace(stand.dir(), "clients.crl", ca.crl(2, &[7], Some(Duration::from_secs(3))).as_bytes(), 0o644);
+    replace(stand.dir(), "clients.crl", ca.crl(2, &[7], Some(Duration::from_secs(5))).as_bytes(), 0o644);
     stand.border.running.reload();
     let changed = Instant::now();
     stream.until("certificate_invalid").await;
@@ -384,6 +384,8 @@ async fn a_certificate_that_ends_soon_is_told_of() {
         replace(dir, "clients.pem", ca.0.pem().as_bytes(), 0o644);
     })
     .await;
+    // Whose record is there before its answer: from now on there is a journal to read.
+    stand.served(&stand.client(None), "/open/quick").await.unwrap();
     eventually("the alarm is recorded", || async { !stand.events("certificate.expiring").is_empty() }).await;
     let told = stand.events("certificate.expiring");
     assert_eq!(told.len(), 1, "{told:#?}");

@@ -207,11 +207,11 @@ pub(super) async fn ready(border: &Border) -> Value {
     serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap()
 }
 
-/// Waits for something; five seconds at most.
+/// Waits for something; ten seconds at most.
 pub(super) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let start = Instant::now();
     while !condition().await {
-        assert!(start.elapsed() < Duration::from_secs(5), "it never came to pass: {what}");
+        assert!(start.elapsed() < Duration::from_secs(10), "it never came to pass: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
