@@ -54,6 +54,8 @@ pub struct Status {
     draining: AtomicBool,
     reload_problem: ArcSwapOption<String>,
     sources: Mutex<BTreeMap<&'static str, String>>,
+    /// By what was to be reloaded, a closed set.
+    refused: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl Status {
@@ -79,6 +81,15 @@ impl Status {
     /// The outcome of the last reload: what is wrong with the set that was refused, or nothing.
     pub fn reloaded(&self, problem: Option<String>) {
         self.reload_problem.store(problem.map(Arc::new));
+    }
+
+    /// The same of certificates or revocations, by name.
+    pub fn reloaded_other(&self, what: &'static str, problem: Option<String>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match problem {
+            Some(problem) => refused.insert(what, problem),
+            None => refused.remove(what),
+        };
     }
 }
 
@@ -141,6 +152,7 @@ impl Admin {
                 "problem": (!problem.is_empty()).then_some(&*problem),
             })
         });
+        let refused = self.status.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         if !known {
             return json(status, &json!({ "ready": ready }));
@@ -161,6 +173,8 @@ impl Admin {
                 "sources": sources,
                 "refused_reload": reload.as_deref(),
                 "shadow": shadow,
+                "refused_certificates": refused.get("certificates"),
+                "refused_revocations": refused.get("revocations"),
             }),
         )
     }

@@ -263,16 +263,10 @@ fn listener(config: &Config, problems: &mut Problems) {
     problems.append(admin_listener(config).check(&config.name, "admin"));
     let Some(tls) = &listen.tls else { return };
     // What cannot be read has been noted already.
-    if let Ok(facts) = CertificateFacts::read(&tls.certificate) {
-        let now = SystemClock.now();
-        let file = tls.certificate.display();
-        let message = if now < facts.not_before {
-            format!("certificate `{file}` is not valid before {}", facts.not_before)
-        } else if now > facts.not_after {
-            format!("certificate `{file}` expired on {}", facts.not_after)
-        } else {
-            return;
-        };
+    if let Ok(facts) = CertificateFacts::read(&tls.certificate)
+        && let Some(reason) = facts.outside_validity(SystemClock.now())
+    {
+        let message = format!("certificate `{}` {reason}", tls.certificate.display());
         problems.push(
             &config.name,
             "listen.tls.certificate",

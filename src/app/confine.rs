@@ -105,7 +105,8 @@ fn write_only_below(folders: &[PathBuf], has_module: bool) -> Result<(), Confine
 fn writable(config: &Config) -> Vec<PathBuf> {
     let file = &config.file;
     let folders = [Some(&file.audit.directory), file.policy.state.as_ref()];
-    let existing = folders.into_iter().flatten().filter_map(|folder| folder.ancestors().find(|at| at.exists()));
+    let existing =
+        folders.into_iter().flatten().filter_map(|folder| folder.ancestors().find(|at| at.exists()));
     existing.chain([Path::new("/dev/null")]).map(Path::to_owned).collect()
 }
 

@@ -4,6 +4,7 @@
 
 mod build;
 mod confine;
+mod follow;
 mod handlers;
 mod keys;
 mod look;
@@ -32,6 +33,7 @@ use crate::listen::Listener;
 use crate::model::{Problems, SystemClock};
 use crate::telemetry::{self, Telemetry};
 
+use follow::Following;
 use handlers::{AdminHandler, DataHandler};
 
 pub use build::{check, check_file};
@@ -54,6 +56,8 @@ pub struct Running {
     reload: reload::Trigger,
     shadow: Option<shadow::Follow>,
     remote: Option<remote::Poll>,
+    following: Following,
+    judge: JoinHandle<()>,
     data_task: JoinHandle<()>,
     admin_task: JoinHandle<()>,
     audit: Audit,
@@ -127,6 +131,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         status: Arc::clone(&status),
     };
     let remote = remote::poll(&config, told);
+    let files = config.clone();
     let reload = reload::start(
         (config, origin),
         Arc::clone(&gateway),
@@ -134,6 +139,9 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         Arc::clone(&telemetry),
         Arc::clone(&status),
     );
+    let following = Following::start(&files, &gateway, data.tls(), (&audit, &telemetry, &status));
+    let judge = tokio::spawn(Arc::clone(&gateway).keep_deciding());
+    observe::exchanges(&telemetry, &gateway);
     let data_task = tokio::spawn(data.run(Arc::new(DataHandler(gateway)), stopped(data_stops)));
     let admin_task = tokio::spawn(admin_listener.run(Arc::new(AdminHandler(admin)), stopped(admin_stops)));
     Ok(Running {
@@ -145,6 +153,8 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
         reload,
         shadow,
         remote,
+        following,
+        judge,
         data_task,
         admin_task,
         audit,
@@ -186,17 +196,17 @@ impl Running {
         self.admin
     }
 
-    /// Compares policies with their files now instead of at the next poll.
+    /// Compares policies, certificates and revocations with their files now instead of at the next poll.
     pub fn reload(&self) {
         self.reload.now();
         self.shadow.iter().for_each(shadow::Follow::now);
+        self.following.now();
     }
 
     /// Stops accepting, lets streams end for the configured time, closes the journal, sends what telemetry holds.
     pub async fn shutdown(self) {
         self.status.drain();
-        drop(self.remote);
-        drop(self.reload);
+        drop((self.remote, self.reload, self.following));
         // Health stays readable while streams end: a load balancer must see that this instance drains.
         for (stop, task) in [(self.stop_data, self.data_task), (self.stop_admin, self.admin_task)] {
             stop.send_replace(true);
@@ -204,6 +214,7 @@ impl Running {
                 tracing::error!(%error, "a listener failed");
             }
         }
+        self.judge.abort();
         settle(&self.audit).await;
         if let Some(shadow) = self.shadow {
             shadow.close().await;

@@ -49,6 +49,19 @@ pub(super) fn export(telemetry: &Telemetry, outbox: &Outbox) {
     );
 }
 
+/// Registers the reading of exchanges under way.
+pub(super) fn exchanges(telemetry: &Telemetry, gateway: &Arc<Gateway>) {
+    let gauge = Gauge {
+        name: "tidegate.exchanges",
+        unit: "{exchange}",
+        description: "Exchanges under way that are decided again when something changes",
+    };
+    // Metrics must not keep the gateway alive, which has them.
+    let gateway = Arc::downgrade(gateway);
+    let read = move || gateway.upgrade().map_or(0, |gateway| gateway.exchanges());
+    telemetry.metrics().observe(gauge, move || u64::try_from(read()).unwrap_or(u64::MAX));
+}
+
 /// Registers the readings of the far sides: endpoints, queues, retries.
 pub(super) fn upstreams(telemetry: &Telemetry, gateway: &Arc<Gateway>) {
     let metrics = telemetry.metrics();

@@ -303,12 +303,16 @@ fn resolve(file: &mut FileConfig, base: &Path) {
         at(&mut tls.certificate);
         at(&mut tls.key);
         maybe(&mut tls.client_ca);
+        tls.crl.iter_mut().for_each(at);
     }
     for issuer in &mut file.identity.issuers {
         maybe(&mut issuer.jwks_file);
         maybe(&mut issuer.jwks_ca);
     }
     maybe(&mut file.identity.api_keys);
+    if let Some(revoked) = &mut file.identity.revoked {
+        at(&mut revoked.file);
+    }
     at(&mut file.policy.directory);
     maybe(&mut file.policy.state);
     for remote in [&mut file.policy.remote, &mut file.policy.entities].into_iter().flatten() {

@@ -51,18 +51,16 @@ const fn is_declined(status: StatusCode) -> bool {
 impl Crossing {
     /// Puts the candidates that can serve before those that are full, down or tried; otherwise they stay as they are.
     pub(super) fn order(&mut self, upstreams: &Upstreams) {
-        if self.inspected.candidates.len() > 1 {
+        if self.candidates.len() > 1 {
             let tried = &self.tries.endpoints;
-            self.inspected
-                .candidates
-                .sort_by_cached_key(|candidate| upstreams.standing(&candidate.upstream, tried));
+            self.candidates.sort_by_cached_key(|candidate| upstreams.standing(&candidate.upstream, tried));
         }
     }
 
     /// Drops a candidate that cannot serve; with none left the last failure is the answer.
     pub(super) fn without(&mut self, candidate: &Candidate, failure: Reject) -> Result<(), Reject> {
-        self.inspected.candidates.retain(|other| other != candidate);
-        if self.inspected.candidates.is_empty() {
+        self.candidates.retain(|other| other != candidate);
+        if self.candidates.is_empty() {
             return Err(self.tries.failure.take().unwrap_or(failure));
         }
         self.tries.failure.get_or_insert(failure);
@@ -113,8 +111,8 @@ impl Crossing {
             return false;
         }
         self.tries.endpoints.push(endpoint.id().clone());
-        let goes_on = self.is_elsewhere(gateway, snapshot, exchange)
-            && snapshot.upstreams.may_retry(endpoint.id().upstream());
+        let goes_on =
+            self.is_elsewhere(gateway, snapshot) && snapshot.upstreams.may_retry(endpoint.id().upstream());
         if goes_on {
             self.tries.failure = Some(Reject::declined(status));
         }
@@ -133,17 +131,18 @@ impl Crossing {
 
     /// Whether it is all the same how often the request is served.
     fn changes_nothing(&self) -> bool {
-        matches!(self.inspected.operation, Operation::Inference { .. }) || self.method.is_idempotent()
+        matches!(self.case.inspected.operation, Operation::Inference { .. })
+            || self.case.method.is_idempotent()
     }
 
     /// Whether a candidate that is permitted has an endpoint that can serve. Nothing follows from the permit: the attempt gets
     /// one of its own, and a record.
-    fn is_elsewhere(&self, gateway: &Gateway, snapshot: &Snapshot, exchange: &Exchange) -> bool {
+    fn is_elsewhere(&self, gateway: &Gateway, snapshot: &Snapshot) -> bool {
         let ready = |candidate: &&Candidate| {
             snapshot.upstreams.standing(&candidate.upstream, &self.tries.endpoints) == Standing::Ready
         };
-        let candidates: Vec<Candidate> = self.inspected.candidates.iter().filter(ready).cloned().collect();
-        let request = self.authorization(exchange.facts.peer.ip(), gateway.clock.now());
+        let candidates: Vec<Candidate> = self.candidates.iter().filter(ready).cloned().collect();
+        let request = self.case.authorization(gateway.clock.now());
         !candidates.is_empty() && snapshot.bundle.decide(&request, &candidates, RUNGS).is_ok()
     }
 }

@@ -3,25 +3,24 @@
 //! When another attempt is made is in `again.rs`; it is decided and recorded like the first. Nothing is sent before its
 //! decision is in the journal.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Method, Request, Response, Uri};
-use jiff::Timestamp;
+use http::{HeaderMap, Request, Response, Uri};
 
 use crate::inspect::Inspected;
 use crate::limit::Slot;
-use crate::message::{Body, Inbound};
-use crate::model::{Level, Principal, Protection, RecipientName, Resource};
-use crate::policy::{AuthzRequest, Permit};
+use crate::message::{Body, Connection, Inbound};
+use crate::model::{Candidate, Level, Principal, Protection, RecipientName, Resource};
+use crate::policy::Permit;
 use crate::protect::{self, Expected, Plan, Seal};
 use crate::telemetry::DecisionFacts;
 use crate::upstream::{Endpoint, UpstreamError};
 
 use super::again::Tries;
 use super::exchange::Exchange;
+use super::live::{Case, Ended};
 use super::object;
 use super::payload::Payload;
 use super::record;
@@ -41,9 +40,12 @@ pub(super) async fn run(
     mut crossing: Crossing,
 ) -> Result<Response<Body>, Reject> {
     let mut slot = None;
+    let entry = gateway.lives.enter(exchange.facts.id, &crossing.case);
+    crossing.payload.watched(&entry.live);
     loop {
         crossing.order(&snapshot.upstreams);
         let decided = decide(gateway, snapshot, exchange, &crossing).await?;
+        entry.live.permitted(&decided.permit, crossing.revocations);
         let admitted = admit(snapshot, exchange, &crossing, slot.take())?;
         let Some(endpoint) = prepare(snapshot, &decided.permit, &mut crossing).await? else {
             slot = Some(admitted);
@@ -59,12 +61,18 @@ pub(super) async fn run(
         let (request, kept) = match stored::kept(snapshot, &crossing, crossing_request).await {
             Ok(kept) => kept,
             Err(reject) => {
+                let reject = entry.live.verdict().map_or(reject, Ended::reject);
                 sending.failed(reject.code());
                 return Err(reject);
             }
         };
         let outbound = protect::prepare(decided.permit, request, plan)?;
-        match stored::send(snapshot, &crossing, &endpoint, outbound, sealed).await {
+        let sent = tokio::select! {
+            biased;
+            ended = entry.live.ended() => Err(Failed::Refused(ended.reject())),
+            sent = stored::send(snapshot, &crossing, &endpoint, outbound, sealed) => sent,
+        };
+        match sent {
             Ok(fetched)
                 if crossing.declined(
                     (gateway, snapshot),
@@ -78,15 +86,31 @@ pub(super) async fn run(
             }
             Ok(fetched) => {
                 let fetched = fetched.or(kept);
-                let (sending, answer) = paid(snapshot, exchange, &crossing, sending, (owed, fetched)).await?;
+                let (sending, answer) = tokio::select! {
+                    biased;
+                    ended = entry.live.ended() => return Err(ended.reject()),
+                    paid = paid(snapshot, exchange, &crossing, sending, (owed, fetched)) => paid?,
+                };
+                // What changed while the far side was silent counts before a byte of its answer is passed on.
+                if let Some(ended) = entry.live.judge(&gateway.snapshot(), gateway.clock.now()) {
+                    gateway.end(&entry.live, ended);
+                }
+                if let Some(ended) = entry.live.verdict() {
+                    sending.failed(ended.code);
+                    return Err(ended.reject());
+                }
                 let stall = snapshot.gate.answer_stall.get();
-                return sending.answered(exchange, &crossing, answer, (admitted, stall));
+                return sending.answered(exchange, &crossing, answer, (admitted, stall, entry));
             }
             Err(Failed::Refused(reject)) => {
                 sending.failed(reject.code());
                 return Err(reject);
             }
             Err(Failed::Send(error)) => {
+                if let Some(ended) = entry.live.verdict() {
+                    sending.failed(ended.code);
+                    return Err(ended.reject());
+                }
                 sending.failed(error.code());
                 let failure = crossing.next(exchange, &endpoint, &error)?;
                 exchange.attempt_failed(failure);
@@ -99,13 +123,13 @@ pub(super) async fn run(
 /// What is to cross, with what is left to try.
 #[derive(Debug)]
 pub(super) struct Crossing {
-    pub(super) principal: Arc<Principal>,
-    pub(super) method: Method,
-    /// The decoded path as it leaves, the route's prefix cut off.
-    path: String,
+    pub(super) case: Arc<Case>,
+    /// The ways to serve it that are left, best first.
+    pub(super) candidates: Vec<Candidate>,
     pub(super) headers: HeaderMap,
-    pub(super) inspected: Inspected,
     pub(super) payload: Payload,
+    /// The list of revocations that the principal was found not to be on.
+    revocations: u64,
     pub(super) tries: Tries,
 }
 
@@ -120,19 +144,27 @@ struct Decided {
 impl Crossing {
     /// What is to cross, after inspection.
     pub(super) fn new(
-        principal: &Arc<Principal>,
+        (principal, connection): (&Arc<Principal>, &Connection),
         inbound: Inbound,
-        inspected: Inspected,
-        payload: Payload,
-        path: String,
+        mut inspected: Inspected,
+        (payload, path): (Payload, String),
+        revocations: u64,
     ) -> Self {
-        Self {
+        let candidates = std::mem::take(&mut inspected.candidates);
+        let case = Case {
             principal: Arc::clone(principal),
+            certificate: connection.client.clone(),
+            peer: connection.peer.ip(),
             method: inbound.method,
             path,
+            inspected,
+        };
+        Self {
+            case: Arc::new(case),
+            candidates,
             headers: inbound.headers,
             payload,
-            inspected,
+            revocations,
             tries: Tries::default(),
         }
     }
@@ -140,29 +172,13 @@ impl Crossing {
     /// A fresh request for one attempt; a streamed payload may be there only once.
     fn request(&mut self, exchange: &Exchange) -> Result<Request<Body>, Reject> {
         let mut request = Request::new(self.payload.take(&exchange.sent)?);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = Uri::from(self.inspected.path_and_query.clone());
+        *request.method_mut() = self.case.method.clone();
+        *request.uri_mut() = Uri::from(self.case.inspected.path_and_query.clone());
         *request.headers_mut() = self.headers.clone();
         if let Some(parent) = exchange.span().and_then(|span| span.traceparent()) {
             request.headers_mut().insert("traceparent", parent);
         }
         Ok(request)
-    }
-
-    pub(super) fn authorization(&self, peer: IpAddr, now: Timestamp) -> AuthzRequest<'_> {
-        AuthzRequest {
-            principal: &self.principal,
-            action: self.inspected.action,
-            label: &self.inspected.label,
-            method: self.method.as_str(),
-            path: &self.path,
-            bytes: self.inspected.bytes,
-            stream: self.inspected.stream,
-            max_tokens: self.inspected.max_tokens,
-            peer,
-            now,
-            purpose: self.inspected.purpose.as_deref(),
-        }
     }
 }
 
@@ -174,12 +190,12 @@ async fn decide(
     crossing: &Crossing,
 ) -> Result<Decided, Reject> {
     let (started, clock) = (SystemTime::now(), Instant::now());
-    let request = crossing.authorization(exchange.facts.peer.ip(), gateway.clock.now());
-    let decision = snapshot.bundle.decide(&request, &crossing.inspected.candidates, RUNGS);
+    let request = crossing.case.authorization(gateway.clock.now());
+    let decision = snapshot.bundle.decide(&request, &crossing.candidates, RUNGS);
     let took = clock.elapsed();
     if let Some(shadow) = gateway.shadow() {
-        let ways = (crossing.inspected.candidates.as_slice(), RUNGS);
-        shadow.offer(exchange.facts.id, &crossing.principal, &request, ways, &decision);
+        let ways = (crossing.candidates.as_slice(), RUNGS);
+        shadow.offer(exchange.facts.id, &crossing.case.principal, &request, ways, &decision);
     }
     exchange.recorded(false);
     let denial = match decision {
@@ -210,7 +226,7 @@ fn admit(
 ) -> Result<Slot, Reject> {
     match (slot, &exchange.facts.route) {
         (Some(slot), _) => Ok(slot),
-        (None, Some(route)) => Ok(snapshot.limits.admit(&crossing.principal, &route.name)?),
+        (None, Some(route)) => Ok(snapshot.limits.admit(&crossing.case.principal, &route.name)?),
         (None, None) => Err(Reject::internal("a request without a route asked to be admitted")),
     }
 }
@@ -224,7 +240,8 @@ async fn prepare(
     let candidate = permit.candidate();
     let failure = match snapshot.upstreams.acquire(&candidate.upstream, crossing.tries.endpoints()).await {
         Ok(endpoint)
-            if endpoint.is_plaintext_remote() && crossing.inspected.label.level >= Level::Confidential =>
+            if endpoint.is_plaintext_remote()
+                && crossing.case.inspected.label.level >= Level::Confidential =>
         {
             Reject::new("plaintext_refused", "data of this level does not leave without TLS")
         }
@@ -250,13 +267,13 @@ async fn plan(
     }
     let content_type = crossing.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let facts = protect::Facts {
-        method: &crossing.method,
-        path: crossing.inspected.path_and_query.as_str(),
-        level: crossing.inspected.label.level,
+        method: &crossing.case.method,
+        path: crossing.case.inspected.path_and_query.as_str(),
+        level: crossing.case.inspected.label.level,
         decision: exchange.facts.id,
         content_type,
     };
-    Ok(snapshot.protector.plan(permit, &crossing.principal.tenant, facts).await?)
+    Ok(snapshot.protector.plan(permit, &crossing.case.principal.tenant, facts).await?)
 }
 
 /// What a plan owes the answer.
@@ -358,7 +375,7 @@ fn observe(
     took: Duration,
     shown: &Shown<'_>,
 ) {
-    let action = crossing.inspected.action.name();
+    let action = crossing.case.inspected.action.name();
     gateway.telemetry.metrics().decided(action, shown.outcome, shown.code, took);
     if let Some(finish) = exchange.finish.as_ref().filter(|finish| finish.span.is_recording()) {
         let facts = DecisionFacts {
@@ -367,7 +384,7 @@ fn observe(
             policies: shown.policies,
             action,
             resource: shown.resource.map(ToString::to_string).unwrap_or_default(),
-            principal: format!("{}::\"{}\"", crossing.principal.kind.name(), crossing.principal.id),
+            principal: format!("{}::\"{}\"", crossing.case.principal.kind.name(), crossing.case.principal.id),
             bundle: &exchange.facts.bundle,
             record: finish.record(),
         };

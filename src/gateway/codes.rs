@@ -186,7 +186,7 @@ pub const ALL: &[Code] = &[
         "certificate_invalid",
         401,
         "Client certificate invalid",
-        "Outside its validity, or an authority's certificate.",
+        "Outside its validity, an authority's certificate, or trusted no longer since authorities or revocation lists changed.",
     ),
     code(
         "certificate_identity",
@@ -196,6 +196,24 @@ pub const ALL: &[Code] = &[
     ),
     code("api_key_unknown", 401, "API key unknown", "There is no such key."),
     code("api_key_expired", 401, "API key expired", "Ask for a new key."),
+    code(
+        "credential_revoked",
+        401,
+        "Credential revoked",
+        "The token, key or certificate is on the gateway's list of revocations. Get a new one.",
+    ),
+    code(
+        "principal_revoked",
+        403,
+        "Caller revoked",
+        "The subject, or a workload behind the request, is on the gateway's list of revocations.",
+    ),
+    code(
+        "permission_withdrawn",
+        403,
+        "Permission withdrawn",
+        "The request was permitted when it began; policies or entities changed, and do not permit it any more. An upload or answer that was under way is not whole.",
+    ),
     code(
         "keys_unavailable",
         503,

@@ -21,17 +21,20 @@ use crate::telemetry::{ClientSpan, Telemetry, UpstreamRequest};
 use crate::upstream::AnswerError;
 
 use super::exchange::{Finish, digest_of};
+use super::live::Live;
 use super::payload::Sent;
 use super::record;
 use super::sending::AnswerSeal;
 
 /// Everything that lives until the answer's last byte.
 #[derive(Debug)]
-pub(crate) struct Completion {
+pub(super) struct Completion {
     pub(crate) draft: Option<Draft>,
     pub(crate) upstream: UpstreamPart,
     pub(crate) tap: Option<Tap>,
     pub(crate) slot: Slot,
+    /// Says if it was ended before its end.
+    pub(crate) live: Arc<Live>,
     pub(crate) status: StatusCode,
     pub(crate) sent: Arc<Sent>,
     /// Where the digest of the sealed request is.
@@ -202,6 +205,11 @@ impl Drop for Meter {
 
 impl Completion {
     fn close(self, ending: Ending, code: Option<&'static str>, response_bytes: u64) {
+        let ended = self.live.verdict().filter(|_| ending != Ending::Complete).cloned();
+        let (ending, code) = match &ended {
+            Some(ended) => (Ending::Withdrawn, Some(ended.code)),
+            None => (ending, code),
+        };
         let usage = self.tap.as_ref().and_then(Tap::usage);
         let failure = if ending == Ending::Complete { None } else { Some(ending.name()) };
         self.upstream.end(self.status.as_u16(), failure, usage.as_ref());
@@ -223,6 +231,7 @@ impl Completion {
                     .and_then(|object| object.fetched)
                     .map(|fetched| fetched.load(Ordering::Relaxed)),
                 usage,
+                withdrawn: ended.map(|ended| Box::new(ended.facts())),
                 duration_us: since(Instant::now()),
                 time_to_first_byte_us: self.first_byte.map(since),
                 ..Outcome::bare(ending)

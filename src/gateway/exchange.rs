@@ -290,6 +290,7 @@ impl Exchange {
         Outcome {
             status: Some(reject.status().as_u16()),
             code: Some(reject.code().into()),
+            withdrawn: reject.ended().map(|ended| Box::new(ended.facts())),
             ..self.outcome(reject.ending())
         }
     }

@@ -9,6 +9,7 @@ mod attempt;
 pub mod codes;
 mod completion;
 mod exchange;
+mod live;
 mod object;
 mod payload;
 mod range;
@@ -41,6 +42,7 @@ use crate::telemetry::Telemetry;
 
 use attempt::Crossing;
 use exchange::Exchange;
+use live::Lives;
 use payload::Payload;
 use shadow::Shadow;
 
@@ -55,13 +57,15 @@ pub struct Gateway {
     telemetry: Arc<Telemetry>,
     clock: Arc<dyn Clock>,
     shadow: Option<Arc<Shadow>>,
+    lives: Arc<Lives>,
 }
 
 impl Gateway {
     /// An enforcement point that starts with this snapshot.
     #[must_use]
     pub fn new(snapshot: Snapshot, audit: Audit, telemetry: Arc<Telemetry>, clock: Arc<dyn Clock>) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), audit, telemetry, clock, shadow: None }
+        let snapshot = ArcSwap::from_pointee(snapshot);
+        Self { snapshot, audit, telemetry, clock, shadow: None, lives: Arc::default() }
     }
 
     /// The same with a candidate bundle beside the live one.
@@ -82,7 +86,8 @@ impl Gateway {
         self.snapshot.load_full()
     }
 
-    /// Lets new requests see another snapshot; those under way keep theirs.
+    /// Lets new requests see another snapshot. Those under way keep theirs, and end if it would not permit them: see
+    /// [`Gateway::keep_deciding`].
     pub fn replace(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
     }
@@ -101,6 +106,8 @@ impl Gateway {
         exchange.routed(route);
         let principal = snapshot.identity.authenticate(connection, &inbound.caller, route.identity).await?;
         exchange.identified(&principal, &self.audit)?;
+        let revocations = snapshot.identity.revocations_version();
+        snapshot.identity.not_revoked(&principal)?;
         sealed::open(snapshot, route, &principal, &mut inbound, exchange).await?;
         let (inspected, body) = inspect::inspect(
             &mut inbound,
@@ -114,7 +121,8 @@ impl Gateway {
         let path = Snapshot::forwarded_path(route, &inbound.target)
             .ok_or_else(|| Reject::internal("nothing of the path is left to forward"))?;
         let payload = Payload::new(body, &exchange.sent, || self.audit.digester(&principal.tenant))?;
-        let crossing = Crossing::new(&principal, inbound, inspected, payload, path);
+        let crossing =
+            Crossing::new((&principal, connection), inbound, inspected, (payload, path), revocations);
         attempt::run(self, snapshot, exchange, crossing).await
     }
 

@@ -32,7 +32,7 @@ pub(super) async fn seal(
     if !response.status().is_success() {
         return Ok(Answered { response, seal: None, object: None });
     }
-    let (Operation::Store(call), Some(store)) = (&crossing.inspected.operation, store(crossing)) else {
+    let (Operation::Store(call), Some(store)) = (&crossing.case.inspected.operation, store(crossing)) else {
         return Err(Reject::internal("an answer that is no object's was to be sealed as one"));
     };
     let Some((range, total)) = bytes(&response) else {
@@ -41,15 +41,15 @@ pub(super) async fn seal(
             "the store does not say which bytes it answers with",
         ));
     };
-    let tenant = crossing.principal.tenant.clone();
+    let tenant = crossing.case.principal.tenant.clone();
     let scope = Scope { tenant, recipient: reader, direction: Direction::Answer };
     let version = text(response.headers(), &ETAG).map(str::to_owned);
     let object = object(call, store, (version.as_deref(), range, total));
     let media = text(response.headers(), &CONTENT_TYPE).map(str::to_owned);
     let facts = Facts {
-        method: &crossing.method,
-        path: crossing.inspected.path_and_query.as_str(),
-        level: crossing.inspected.label.level,
+        method: &crossing.case.method,
+        path: crossing.case.inspected.path_and_query.as_str(),
+        level: crossing.case.inspected.label.level,
         decision: exchange.facts.id,
         content_type: media.as_deref(),
     };
@@ -75,7 +75,7 @@ fn object<'a>(
 }
 
 pub(super) fn store(crossing: &Crossing) -> Option<&str> {
-    crossing.inspected.candidates.iter().find_map(|candidate| match &candidate.upstream {
+    crossing.candidates.iter().find_map(|candidate| match &candidate.upstream {
         UpstreamRef::Store(name) => Some(name.as_str()),
         UpstreamRef::Cluster(_) | UpstreamRef::Service(_) => None,
     })

@@ -12,6 +12,7 @@ use crate::audit::{Digester, Unavailable};
 use crate::inspect;
 use crate::message::{self, Body, BoxError, Observed, Observer};
 
+use super::live::{self, Live};
 use super::reject::Reject;
 
 /// A body that attempts draw from.
@@ -46,6 +47,14 @@ impl Payload {
         match self {
             Self::Whole(bytes) => Some(bytes),
             Self::Stream(_) => None,
+        }
+    }
+
+    /// A stream goes out under watch: it breaks off when the exchange is ended.
+    pub(super) fn watched(&mut self, live: &Arc<Live>) {
+        if let Self::Stream(place) = self {
+            let place = place.get_mut().unwrap_or_else(PoisonError::into_inner);
+            *place = place.take().map(|body| live::request(live, body));
         }
     }
 

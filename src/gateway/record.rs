@@ -31,8 +31,11 @@ pub(super) fn permitted<'a>(
     audit: &Audit,
 ) -> Result<Decision<'a>, Unavailable> {
     let candidate = permit.candidate();
-    let digest =
-        crossing.payload.whole().map(|bytes| audit.digest(&crossing.principal.tenant, bytes)).transpose()?;
+    let digest = crossing
+        .payload
+        .whole()
+        .map(|bytes| audit.digest(&crossing.case.principal.tenant, bytes))
+        .transpose()?;
     let known = known(facts, audit)?;
     Ok(Decision {
         decision: Verdict::Allow,

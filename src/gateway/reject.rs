@@ -1,6 +1,7 @@
 //! Every refusal that we answer ourselves: RFC 9457 `application/problem+json` with a stable code, a public
 //! reason and the record's id. The cause stays inside.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::route::RouteError;
 use crate::upstream::{SendError, UpstreamError};
 
 use super::codes;
+use super::live::Ended;
 
 /// A refusal on its way out.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub struct Reject {
     retry_after: Option<Duration>,
     allow: Option<String>,
     challenge: Option<&'static str>,
+    /// Set if what was permitted is permitted no longer.
+    withdrawn: Option<Arc<Ended>>,
 }
 
 impl Reject {
@@ -45,6 +49,7 @@ impl Reject {
             retry_after: None,
             allow: None,
             challenge: None,
+            withdrawn: None,
         }
     }
 
@@ -53,6 +58,21 @@ impl Reject {
         let mut reject = Self::new(code, error.to_string());
         reject.cause = Some(Box::new(error));
         reject
+    }
+
+    /// Of an exchange that was ended before it was answered.
+    pub(super) fn withdrawn(ended: &Arc<Ended>) -> Self {
+        let mut reject = Self::new(ended.code, ended.detail());
+        reject.cause = ended.cause().map(BoxError::from);
+        // What is left of an upload is not read.
+        reject.close = true;
+        reject.withdrawn = Some(Arc::clone(ended));
+        reject
+    }
+
+    /// Why the exchange was ended, if that is why.
+    pub(super) fn ended(&self) -> Option<&Ended> {
+        self.withdrawn.as_deref()
     }
 
     /// The same refusal under another code, for what was a peer's fault and not the caller's.
@@ -95,6 +115,9 @@ impl Reject {
 
     /// How the record of a request ends that is answered with this.
     pub(crate) fn ending(&self) -> Ending {
+        if self.withdrawn.is_some() {
+            return Ending::Withdrawn;
+        }
         match self.code.name {
             "upstream_timeout" | "request_body_timeout" | "body_idle" => Ending::Timeout,
             "upstream_reset" => Ending::UpstreamReset,

@@ -18,6 +18,7 @@ use crate::upstream::Endpoint;
 use super::attempt::Crossing;
 use super::completion::{AtRestSeal, Completion, Meter, UpstreamPart};
 use super::exchange::{Exchange, stamp};
+use super::live::{self, Entry};
 use super::reject::Reject;
 
 /// An answer in plaintext.
@@ -66,7 +67,7 @@ impl Sending {
                 upstream,
                 endpoint: endpoint.address().host(),
                 port: endpoint.address().port(),
-                method: crossing.method.as_str(),
+                method: crossing.case.method.as_str(),
                 resend: u32::from(exchange.attempt().saturating_sub(1)),
                 protection: permit.protection().name(),
                 record: finish.record(),
@@ -81,7 +82,7 @@ impl Sending {
         exchange: &mut Exchange,
         crossing: &Crossing,
         answer: Answered,
-        (slot, stall): (Slot, Duration),
+        (slot, stall, entry): (Slot, Duration, Entry),
     ) -> Result<Response<Body>, Reject> {
         let (mut head, body) = answer.response.into_parts();
         if let Some(part) = &mut self.part {
@@ -97,7 +98,7 @@ impl Sending {
         let (Some(finish), Some(upstream)) = (exchange.finish.take(), self.part.take()) else {
             return Err(Reject::internal("the request was answered twice"));
         };
-        let inference = matches!(crossing.inspected.operation, Operation::Inference { .. });
+        let inference = matches!(crossing.case.inspected.operation, Operation::Inference { .. });
         let completion = Completion {
             draft: exchange.draft.take(),
             upstream,
@@ -108,11 +109,12 @@ impl Sending {
             sealed: exchange.request_ciphertext(),
             answer: answer.seal,
             object: answer.object,
+            live: Arc::clone(&entry.live),
             closing: exchange.facts.owed_sealed().map(|_| Arc::clone(&exchange.closing)),
             first_byte: None,
             finish,
         };
-        let bodiless = crossing.method == Method::HEAD
+        let bodiless = crossing.case.method == Method::HEAD
             || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let mut meter = Meter::new(completion);
         if bodiless {
@@ -120,7 +122,9 @@ impl Sending {
             meter.ended();
         }
         let metered = message::boxed(Paced::new(body, meter, stall));
-        let mut response = Response::from_parts(head, message::boxed(CheckedTrailers::new(metered)));
+        let metered = message::boxed(CheckedTrailers::new(metered));
+        let body = if bodiless { metered } else { live::answer(entry, &head.headers, metered) };
+        let mut response = Response::from_parts(head, body);
         stamp(&mut response, exchange.facts.id);
         Ok(response)
     }
@@ -150,7 +154,7 @@ impl Drop for Sending {
 }
 
 fn model_call(crossing: &Crossing) -> (&'static str, Option<&str>) {
-    match &crossing.inspected.operation {
+    match &crossing.case.inspected.operation {
         Operation::Inference { model, kind, .. } => (kind.name(), Some(model.as_str())),
         _ => ("http", None),
     }

@@ -76,7 +76,7 @@ impl Beginning {
 impl Source<'_> {
     /// The plaintext of the object, or of the range that is asked for.
     pub(super) async fn open(self, call: &StoreCall, at_rest: &AtRest) -> Result<Fetched, Stop> {
-        let head = self.crossing.method == Method::HEAD;
+        let head = self.crossing.case.method == Method::HEAD;
         let mut beginning = self.beginning().await?;
         let place = name(self.crossing, call)?;
         let header = self.header(&mut beginning, &[scope(at_rest)], Some(place)).await?;
@@ -165,7 +165,7 @@ impl Source<'_> {
                 let detail = "the object is empty, and so no sealed message";
                 return Err(Reject::new("object_unopened", detail).into());
             }
-            _ if self.crossing.method == Method::HEAD => {
+            _ if self.crossing.case.method == Method::HEAD => {
                 return Err(Stop::Answered(response.map(|_| message::empty())));
             }
             _ => return Err(Stop::Answered(response)),

@@ -63,7 +63,7 @@ impl Fetched {
 
 /// The call, and how its object is sealed; none if it lies in the clear.
 fn at_rest(crossing: &Crossing) -> Option<(&StoreCall, &AtRest)> {
-    match &crossing.inspected.operation {
+    match &crossing.case.inspected.operation {
         Operation::Store(call) => call.at_rest.as_ref().map(|at_rest| (call, at_rest)),
         _ => None,
     }
@@ -118,7 +118,7 @@ pub(super) fn scope(at_rest: &AtRest) -> Scope {
 pub(super) fn scopes(crossing: &Crossing, at_rest: &AtRest) -> Vec<Scope> {
     let mut scopes = vec![scope(at_rest)];
     if let Some(caller) = &at_rest.caller {
-        let tenant = &crossing.principal.tenant;
+        let tenant = &crossing.case.principal.tenant;
         let own = |direction| Scope { tenant: tenant.clone(), recipient: caller.clone(), direction };
         scopes.extend([own(Direction::Rest), own(Direction::Request)]);
     }

@@ -68,6 +68,12 @@ pub enum IdentityError {
     /// The API key has ended.
     #[error("the API key has expired")]
     ApiKeyExpired,
+    /// The token or key is on the list of revocations.
+    #[error("the credential was revoked")]
+    CredentialRevoked,
+    /// The subject or workload is on the list of revocations.
+    #[error("the caller was revoked")]
+    PrincipalRevoked,
     /// The issuer's keys could not be had for too long: nobody can be verified.
     #[error("the keys of the token issuer are not available at the moment")]
     KeysUnavailable,
@@ -97,15 +103,18 @@ impl IdentityError {
             Self::CertificateIdentity(_) => "certificate_identity",
             Self::ApiKeyUnknown => "api_key_unknown",
             Self::ApiKeyExpired => "api_key_expired",
+            Self::CredentialRevoked => "credential_revoked",
+            Self::PrincipalRevoked => "principal_revoked",
             Self::KeysUnavailable => "keys_unavailable",
         }
     }
 
-    /// 401, or 503 if the fault is not the caller's.
+    /// 401; 403 if no other credential would help, 503 if the fault is not the caller's.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::PrincipalRevoked => StatusCode::FORBIDDEN,
             _ => StatusCode::UNAUTHORIZED,
         }
     }
@@ -114,7 +123,7 @@ impl IdentityError {
     #[must_use]
     pub const fn challenge(&self) -> Option<&'static str> {
         match self {
-            Self::KeysUnavailable => None,
+            Self::KeysUnavailable | Self::PrincipalRevoked => None,
             Self::CredentialsMissing
             | Self::CredentialsUnsupported
             | Self::CertificateInvalid(_)

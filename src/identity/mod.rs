@@ -14,6 +14,7 @@ mod jwks;
 mod jwt;
 mod keyring;
 mod mtls;
+mod revoked;
 mod settings;
 
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ use cache::{CacheKey, TokenCache};
 use claims::Naming;
 use jwt::{Issuer, Shown, Unverified};
 use mtls::TrustDomains;
+use revoked::Revoked;
 
 pub use api_key::{NewApiKey, NewApiKeyError, new_api_key};
 pub use discovery::DiscoveryError;
@@ -43,6 +45,7 @@ pub use error::{IdentityError, Why};
 pub use jwks::KeySetError;
 pub use keyring::{KeyHealth, KeySource};
 pub use mtls::SpiffeId;
+pub use revoked::{Revocations, RevokedSettings};
 pub use settings::{
     Algorithm, CacheSettings, ForeignTeams, IssuerSettings, MtlsSettings, Settings, TrustDomainSettings,
     WorkloadSettings,
@@ -57,6 +60,7 @@ pub struct Identity {
     trust_domains: TrustDomains,
     api_keys: ApiKeys,
     cache: Arc<TokenCache>,
+    revoked: Revoked,
     clock: Arc<dyn Clock>,
     anonymous: Arc<Principal>,
 }
@@ -82,12 +86,13 @@ impl Identity {
             .api_keys
             .as_deref()
             .map_or_else(ApiKeys::default, |path| ApiKeys::read(path, &mut problems));
+        let revoked = Revoked::new(settings.revoked.as_ref(), &mut problems);
         build::check_workload_names(settings, file, &api_keys, &mut problems);
         let tenant: Option<TenantName> = ANONYMOUS.parse().ok();
         let Some(tenant) = tenant.filter(|_| problems.is_empty()) else { return Err(problems) };
         let by_name = issuers.iter().map(|issuer| (issuer.settings.issuer.clone(), issuer.index)).collect();
         let anonymous = Arc::new(anonymous(tenant));
-        Ok(Self { issuers, by_name, trust_domains, api_keys, cache, clock, anonymous })
+        Ok(Self { issuers, by_name, trust_domains, api_keys, cache, revoked, clock, anonymous })
     }
 
     /// Takes over the key sets of an earlier configuration, so that a reload needs no answer from the issuers.
@@ -149,6 +154,75 @@ impl Identity {
             Presented::ApiKey(key) => self.by_api_key(key, certificate),
             Presented::Nothing => self.by_certificate(certificate),
         }
+    }
+
+    /// Whether neither the principal nor the credential nor the workload that connected is on the list of revocations.
+    ///
+    /// # Errors
+    /// One of them is.
+    pub fn not_revoked(&self, principal: &Principal) -> Result<(), IdentityError> {
+        self.revoked.judge(principal, self.clock.now())
+    }
+
+    /// Whether a principal who was identified earlier, over a connection with this certificate, would be identified still: what proved
+    /// it has not ended. Revocations are looked at by [`Self::not_revoked`].
+    ///
+    /// # Errors
+    /// The token, key or certificate has ended, or the certificate is trusted no longer.
+    pub fn still_identified(
+        &self,
+        principal: &Principal,
+        certificate: Option<&ClientCertificate>,
+        now: Timestamp,
+    ) -> Result<(), IdentityError> {
+        if principal.authn == Authn::Anonymous {
+            return Ok(());
+        }
+        certificate.map_or(Ok(()), |certificate| mtls::check_validity(certificate, now))?;
+        let Some(end) = principal.expires_at else { return Ok(()) };
+        match principal.authn {
+            Authn::Jwt
+                if now.as_millisecond().saturating_sub(self.leeway_of(principal)) >= end.as_millisecond() =>
+            {
+                Err(IdentityError::TokenExpired)
+            }
+            Authn::ApiKey if now >= end => Err(IdentityError::ApiKeyExpired),
+            _ => Ok(()),
+        }
+    }
+
+    /// The leeway of the issuer that named the principal, in milliseconds.
+    fn leeway_of(&self, principal: &Principal) -> i64 {
+        let of_user = || principal.id.split_once('|').and_then(|(issuer, _)| self.by_name.get(issuer));
+        let names = |issuer: &&Issuer| {
+            let clients = issuer.settings.workload_clients.as_ref();
+            clients.map_or(self.issuers.len() == 1, |list| list.iter().any(|id| **id == *principal.id))
+        };
+        let issuer = match principal.kind {
+            PrincipalKind::User => of_user().and_then(|index| self.issuers.get(*index)),
+            PrincipalKind::Workload => self.issuers.iter().find(names),
+        };
+        issuer.map_or(0, |issuer| issuer.leeway_ms)
+    }
+
+    /// The list of revocations that is in force.
+    #[must_use]
+    pub fn revocations(&self) -> Arc<Revocations> {
+        self.revoked.current()
+    }
+
+    /// A number that changes with the list of revocations.
+    #[must_use]
+    pub fn revocations_version(&self) -> u64 {
+        self.revoked.version()
+    }
+
+    /// Reads the file of revocations again.
+    ///
+    /// # Errors
+    /// It is missing, or anything in it is wrong; the old list then stays.
+    pub fn read_revocations(&self, settings: &RevokedSettings) -> Result<(), Problems> {
+        self.revoked.read(settings)
     }
 
     /// What the configuration says of the workload that connected; nothing, if it names none.

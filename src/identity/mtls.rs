@@ -184,6 +184,9 @@ pub(super) fn check_validity(certificate: &ClientCertificate, now: Timestamp) ->
     if certificate.is_ca {
         return Err(IdentityError::CertificateInvalid(Why("an authority's certificate identifies nobody")));
     }
+    if !certificate.standing.is_good() {
+        return Err(IdentityError::CertificateInvalid(Why("the listener's authorities trust it no longer")));
+    }
     if now < certificate.not_before {
         return Err(IdentityError::CertificateInvalid(Why("not valid yet")));
     }

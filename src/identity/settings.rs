@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ClusterName, Duration, RecipientName, TeamName, TenantName};
 
+use super::revoked::RevokedSettings;
+
 /// The most issuers, trust domains and workload entries that are accepted, each.
 pub(super) const MAX_LIST: usize = 1_000;
 
@@ -27,6 +29,9 @@ pub struct Settings {
     /// How long a verified token is remembered.
     #[serde(default)]
     pub cache: CacheSettings,
+    /// Tokens, subjects, workloads and keys that are believed no longer. Absent: nothing is revoked before it ends.
+    #[serde(default)]
+    pub revoked: Option<RevokedSettings>,
 }
 
 /// One issuer of bearer tokens (JWT, RFC 7519).

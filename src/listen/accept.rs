@@ -19,7 +19,9 @@ use super::proxy;
 use super::refusal::RefusedConnection;
 use super::serve::{Handler, Stopping, serve};
 use super::settings::{Settings, is_loopback};
-use crate::message::{ClientCertificate, Connection, Protocol, TlsFacts};
+use super::trust::Trust;
+use crate::message::{ClientCertificate, Connection, Protocol, Standing, TlsFacts};
+use crate::model::{Clock as _, SystemClock};
 use crate::net::{CertificateFacts, H2, ServerTls, TlsError};
 
 /// Connections that the kernel completes before we accept them.
@@ -44,7 +46,7 @@ impl Listener {
     pub fn bind(settings: Settings) -> Result<Self, ListenError> {
         let address = settings.address;
         let tls = match &settings.tls {
-            Some(tls) => Some(ServerTls::load(&tls.files())?),
+            Some(tls) => Some(ServerTls::load(&tls.files(), SystemClock.now())?),
             None if is_loopback(address.ip()) => None,
             None => return Err(ListenError::Plaintext(address)),
         };
@@ -182,11 +184,13 @@ impl<H: Handler> Shared<H> {
                 client: None,
             };
             let handler = Arc::clone(&self.handler);
-            return serve(stream, Arc::new(connection), handler, &self.settings, stopping).await;
+            let trust = Trust::none();
+            return serve(stream, Arc::new(connection), handler, &self.settings, (stopping, trust)).await;
         };
+        let serving = tls.current();
         let limit = self.settings.limits.handshake_timeout.get();
         let shaken = tokio::select! {
-            shaken = timeout(limit, TlsAcceptor::from(tls.current()).accept(stream)) => shaken,
+            shaken = timeout(limit, TlsAcceptor::from(Arc::clone(&serving.config)).accept(stream)) => shaken,
             () = stopping.begun() => return,
         };
         let connection = match shaken {
@@ -197,8 +201,12 @@ impl<H: Handler> Shared<H> {
         match connection {
             Ok((stream, connection)) => {
                 let handler = Arc::clone(&self.handler);
+                let standing = connection.client.as_ref().map(|client| client.standing.clone());
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+                let trust = Trust::new(tls, serving.generation, chain, standing);
+                let connection = Arc::new(connection);
                 // Boxed, because a TLS stream with two protocols' state is large.
-                Box::pin(serve(stream, Arc::new(connection), handler, &self.settings, stopping)).await;
+                Box::pin(serve(stream, connection, handler, &self.settings, (stopping, trust))).await;
             }
             Err(reason) => self.handler.refused(peer, &reason),
         }
@@ -222,6 +230,7 @@ fn facts(
                 not_before: facts.not_before,
                 not_after: facts.not_after,
                 is_ca: facts.is_ca,
+                standing: Standing::default(),
             }))
         }
     };

@@ -10,6 +10,7 @@ mod proxy;
 mod refusal;
 mod serve;
 mod settings;
+mod trust;
 
 pub use accept::{ListenError, Listener};
 pub use head::{HeadLimits, Scanner};

@@ -5,7 +5,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use super::guard::{Guard, GuardTimes, Verdict};
 use super::head::HeadLimits;
 use super::refusal::{Refusal, RefusedConnection};
 use super::settings::Settings;
+use super::trust::Trust;
 use crate::message::{Connection, Protocol};
 
 /// What a body or a handler may fail with.
@@ -84,15 +85,15 @@ pub(super) async fn serve<H, S>(
     connection: Arc<Connection>,
     handler: Arc<H>,
     settings: &Settings,
-    stopping: Stopping,
+    ends: (Stopping, Trust),
 ) where
     H: Handler,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (peer, protocol) = (connection.peer, connection.protocol);
     let ended = match protocol {
-        Protocol::Http1 => serve_http1(io, connection, Arc::clone(&handler), settings, stopping).await,
-        Protocol::Http2 => serve_http2(io, connection, Arc::clone(&handler), settings, stopping).await,
+        Protocol::Http1 => serve_http1(io, connection, Arc::clone(&handler), settings, ends).await,
+        Protocol::Http2 => serve_http2(io, connection, Arc::clone(&handler), settings, ends).await,
     };
     if let Err(error) = ended
         && is_violation(protocol, &error)
@@ -106,7 +107,7 @@ async fn serve_http1<H, S>(
     connection: Arc<Connection>,
     handler: Arc<H>,
     settings: &Settings,
-    mut stopping: Stopping,
+    (mut stopping, mut trust): (Stopping, Trust),
 ) -> hyper::Result<()>
 where
     H: Handler,
@@ -118,17 +119,25 @@ where
     let guard = Guard::new(io, head, times);
     let verdict = guard.verdict();
     let ordinals = Arc::new(AtomicU64::new(0));
+    // Set when the next answer is to be the last.
+    let last = Arc::new(AtomicBool::new(false));
+    let outdated = Arc::clone(&last);
     let service = service_fn(move |request: Request<Incoming>| {
         // One request at a time and one call a request, so the count agrees with the scan's.
         let ordinal = ordinals.fetch_add(1, Ordering::Relaxed) + 1;
         let (connection, handler, verdict) =
             (Arc::clone(&connection), Arc::clone(&handler), Arc::clone(&verdict));
+        let outdated = Arc::clone(&outdated);
         async move {
             Ok::<_, std::convert::Infallible>(match verdict.of_request(ordinal) {
                 Some(refusal) => closing(handler.reject(connection, refusal).await, refusal),
                 None => {
                     let request = request.map(|body| RequestBody { body, verdict: Some(verdict) });
-                    handler.handle(connection, request).await
+                    let mut answer = handler.handle(connection, request).await;
+                    if outdated.load(Ordering::Relaxed) {
+                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    answer
                 }
             })
         }
@@ -143,10 +152,21 @@ where
         .keep_alive(true)
         .serve_connection(TokioIo::new(guard), service);
     let mut served = pin!(served);
-    tokio::select! {
-        ended = served.as_mut() => return ended,
-        () = stopping.begun() => served.as_mut().graceful_shutdown(),
+    loop {
+        tokio::select! {
+            ended = served.as_mut() => return ended,
+            () = stopping.begun() => break,
+            trusted = trust.outdated() => {
+                // To close an idle connection would race with a request that is on its way, so whoever would be let in again gets
+                // one more answer.
+                last.store(true, Ordering::Relaxed);
+                if !trusted {
+                    served.as_mut().graceful_shutdown();
+                }
+            }
+        }
     }
+    served.as_mut().graceful_shutdown();
     timeout(stopping.drain, served).await.unwrap_or(Ok(()))
 }
 
@@ -155,7 +175,7 @@ async fn serve_http2<H, S>(
     connection: Arc<Connection>,
     handler: Arc<H>,
     settings: &Settings,
-    mut stopping: Stopping,
+    (mut stopping, mut trust): (Stopping, Trust),
 ) -> hyper::Result<()>
 where
     H: Handler,
@@ -174,10 +194,15 @@ where
     });
     let served = http2_builder(settings).serve_connection(TokioIo::new(io), service);
     let mut served = pin!(served);
-    let limit = tokio::select! {
-        ended = served.as_mut() => return ended,
-        () = idle(watched, settings.limits.idle_timeout.get()) => GOODBYE,
-        () = stopping.begun() => stopping.drain,
+    let mut idle = pin!(idle(watched, settings.limits.idle_timeout.get()));
+    let limit = loop {
+        tokio::select! {
+            ended = served.as_mut() => return ended,
+            () = idle.as_mut() => break GOODBYE,
+            () = stopping.begun() => break stopping.drain,
+            // GOAWAY (RFC 9113 section 6.8): the client opens no stream any more, those that are open go on.
+            _ = trust.outdated() => served.as_mut().graceful_shutdown(),
+        }
     };
     served.as_mut().graceful_shutdown();
     timeout(limit, served).await.unwrap_or(Ok(()))

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ByteSize, Duration, Problems};
-use crate::net::{ClientAuth, ServerTlsFiles};
+use crate::model::{ByteSize, Clock as _, Duration, Problems, SystemClock};
+use crate::net::{ClientAuth, ServerTlsFiles, StaleCrl};
 
 /// The smallest head bound that the HTTP library can work with.
 const MIN_HEADER_BYTES: u64 = 1024;
@@ -59,6 +59,16 @@ pub struct TlsSettings {
     /// PEM file: the authorities that client certificates must come from. Required unless `client_auth` is `off`.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
+    /// Files of revocation lists of these authorities, PEM or DER. With any, a client certificate is refused if it is on one, and
+    /// if no list is of its issuer. Absent: nothing is revoked.
+    #[serde(default)]
+    pub crl: Vec<PathBuf>,
+    /// What a revocation list does that is older than its `nextUpdate`: `deny` every client certificate, or `allow` it to count on.
+    #[serde(default)]
+    pub stale_crl: StaleCrl,
+    /// How often the contents of these files are compared with what is loaded; SIGHUP compares at once.
+    #[serde(default = "default_poll")]
+    pub poll: Duration,
 }
 
 /// Bounds on connections and heads.
@@ -139,6 +149,10 @@ const fn default_drain() -> Duration {
     Duration::secs(120)
 }
 
+const fn default_poll() -> Duration {
+    Duration::secs(1)
+}
+
 impl Settings {
     /// A listener with default bounds.
     #[must_use]
@@ -164,7 +178,7 @@ impl Settings {
         let mut problems = Problems::new();
         match &self.tls {
             Some(tls) => {
-                for (setting, error) in tls.files().problems() {
+                for (setting, error) in tls.files().problems(SystemClock.now()) {
                     problems.push(file, format!("{place}.tls.{setting}"), error.describe(), error.hint());
                 }
             }
@@ -197,6 +211,20 @@ impl Settings {
 }
 
 impl TlsSettings {
+    /// Certificate and key, with default settings.
+    #[must_use]
+    pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
+        Self {
+            certificate,
+            key,
+            client_auth: ClientAuth::Off,
+            client_ca: None,
+            crl: Vec::new(),
+            stale_crl: StaleCrl::Deny,
+            poll: default_poll(),
+        }
+    }
+
     /// The files, as `net` takes them.
     #[must_use]
     pub fn files(&self) -> ServerTlsFiles {
@@ -205,6 +233,8 @@ impl TlsSettings {
             key: self.key.clone(),
             client_auth: self.client_auth,
             client_ca: self.client_ca.clone(),
+            crl: self.crl.clone(),
+            stale_crl: self.stale_crl,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
@@ -66,4 +67,32 @@ pub struct ClientCertificate {
     pub not_after: Timestamp,
     /// Whether the basic constraints say CA.
     pub is_ca: bool,
+    /// Whether it would still be let in.
+    pub standing: Standing,
 }
+
+/// Whether a client certificate that was verified in its handshake would still be let in: authorities and revocation lists change
+/// while connections live. The one fact of a connection that can change, and only once.
+#[derive(Debug, Clone, Default)]
+pub struct Standing(Arc<AtomicBool>);
+
+impl Standing {
+    /// Whether it is still trusted.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        !self.0.load(Ordering::Acquire)
+    }
+
+    /// It is trusted no longer; every copy of this shows it.
+    pub fn withdraw(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl PartialEq for Standing {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_good() == other.is_good()
+    }
+}
+
+impl Eq for Standing {}

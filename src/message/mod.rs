@@ -19,7 +19,7 @@ pub use body::{
     IdleTimeout, Limited, ReadBodyError, boxed, collect_bounded, drain_bounded, empty, full,
 };
 pub use caller::{CallerHeaders, DuplicatedHeader};
-pub use conn::{ClientCertificate, Connection, Protocol, TlsFacts};
+pub use conn::{ClientCertificate, Connection, Protocol, Standing, TlsFacts};
 pub use error::GateError;
 pub use gate::{GateSettings, gate};
 pub use inbound::Inbound;

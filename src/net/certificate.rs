@@ -69,7 +69,27 @@ impl CertificateFacts {
         })
     }
 
-    /// The facts of the first certificate of a PEM file, for checks and expiry alarms.
+    /// Why the certificate is not valid at this time, if it is not.
+    #[must_use]
+    pub fn outside_validity(&self, now: Timestamp) -> Option<String> {
+        if now < self.not_before {
+            Some(format!("is not valid before {}", self.not_before))
+        } else if now > self.not_after {
+            Some(format!("expired on {}", self.not_after))
+        } else {
+            None
+        }
+    }
+
+    /// The facts of all certificates of a PEM file, in order, for expiry alarms; at least one.
+    ///
+    /// # Errors
+    /// The file cannot be read or one of its certificates not parsed.
+    pub fn read_all(path: &Path) -> Result<Vec<Self>, CertificateError> {
+        read_chain(path)?.iter().map(|der| Self::parse(der)).collect()
+    }
+
+    /// The facts of the first certificate of a PEM file, for checks.
     ///
     /// # Errors
     /// The file cannot be read or its first certificate not parsed.
@@ -83,16 +103,21 @@ impl CertificateFacts {
 
 /// All certificates of a PEM file, in order; at least one.
 pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let read = |source| CertificateError::Read { path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(read)?.len();
-    if length > MAX_FILE_BYTES {
-        return Err(CertificateError::TooLarge(path.to_owned()));
-    }
-    let bytes = std::fs::read(path).map_err(read)?;
+    let bytes = read_file(path, MAX_FILE_BYTES)?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()
         .map_err(|source| CertificateError::Pem { path: path.to_owned(), source })?;
     if chain.is_empty() { Err(CertificateError::Empty(path.to_owned())) } else { Ok(chain) }
+}
+
+/// A file of at most `max` bytes.
+fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, CertificateError> {
+    let read = |source| CertificateError::Read { path: path.to_owned(), source };
+    let length = std::fs::metadata(path).map_err(read)?.len();
+    if length > max {
+        return Err(CertificateError::TooLarge(path.to_owned()));
+    }
+    std::fs::read(path).map_err(read)
 }
 
 /// The private key of a PEM file that only its owner may read.

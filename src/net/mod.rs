@@ -7,13 +7,17 @@ mod address;
 mod certificate;
 mod client;
 mod connector;
+mod crl;
 mod pki;
+mod server;
 mod tls;
 
 pub use address::{AddressError, Host, Origin, OriginError, Reach};
 pub use certificate::{CertificateError, CertificateFacts};
 pub use client::{Client, ClientError, ClientSettings, FetchError, private_networks};
 pub use connector::{ConnectError, ConnectTimes, Connector, Plaintext, Resolver, Stream};
+pub use crl::{CrlError, StaleCrl};
 pub use pki::{Authority, Issued, PkiError, Subject, write_new};
+pub use server::{ServerTls, ServerTlsFiles, TlsChange};
 pub(crate) use tls::H2;
-pub use tls::{Alpn, ClientAuth, ClientIdentityFiles, ClientTls, ServerTls, ServerTlsFiles, TlsError};
+pub use tls::{Alpn, ClientAuth, ClientIdentityFiles, ClientTls, TlsError};

@@ -6,15 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::certificate::{CertificateError, read_chain, read_key};
+use super::crl::CrlError;
 
 /// Whether a client must show a certificate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,69 +26,6 @@ pub enum ClientAuth {
     Optional,
     /// Without a valid one there is no connection.
     Required,
-}
-
-/// The files behind a server's TLS configuration.
-#[derive(Debug, Clone)]
-pub struct ServerTlsFiles {
-    /// The certificate, then the intermediates.
-    pub certificate: PathBuf,
-    /// The private key, mode 0600.
-    pub key: PathBuf,
-    /// Whether clients must show a certificate.
-    pub client_auth: ClientAuth,
-    /// The authorities of client certificates.
-    pub client_ca: Option<PathBuf>,
-}
-
-impl ServerTlsFiles {
-    /// Everything that keeps these files from being used, each with the setting that it belongs to.
-    #[must_use]
-    pub fn problems(&self) -> Vec<(&'static str, TlsError)> {
-        let mut wrong = Vec::new();
-        let mut note = |setting, error: Option<TlsError>| wrong.extend(error.map(|error| (setting, error)));
-        note("certificate", read_chain(&self.certificate).err().map(TlsError::from));
-        note("key", read_key(&self.key).err().map(TlsError::from));
-        match (self.client_auth, &self.client_ca) {
-            (ClientAuth::Off, None) => {}
-            (ClientAuth::Off, Some(_)) => note("client_ca", Some(TlsError::UnusedClientCa)),
-            (_, None) => note("client_ca", Some(TlsError::NoClientCa)),
-            (_, Some(path)) => note("client_ca", roots(path).err()),
-        }
-        if wrong.is_empty() {
-            // Each file is sound; whether they fit together shows only now.
-            wrong.extend(server_config(self).err().map(|error| ("key", error)));
-        }
-        wrong
-    }
-}
-
-/// A server's TLS configuration, replaceable while it serves. Clones share it.
-#[derive(Debug, Clone)]
-pub struct ServerTls(Arc<ArcSwap<ServerConfig>>);
-
-impl ServerTls {
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// A file is missing, malformed or open to others, key and certificate differ, or the client authorities are missing.
-    pub fn load(files: &ServerTlsFiles) -> Result<Self, TlsError> {
-        Ok(Self(Arc::new(ArcSwap::from_pointee(server_config(files)?))))
-    }
-
-    /// Reads the files again; connections made from now on use them. Tickets of the old configuration no longer resume.
-    ///
-    /// # Errors
-    /// As [`ServerTls::load`]; the old configuration then stays.
-    pub fn reload(&self, files: &ServerTlsFiles) -> Result<(), TlsError> {
-        self.0.store(Arc::new(server_config(files)?));
-        Ok(())
-    }
-
-    /// The configuration for the next handshake.
-    pub(crate) fn current(&self) -> Arc<ServerConfig> {
-        self.0.load_full()
-    }
 }
 
 /// The application protocols that a client offers.
@@ -174,6 +110,12 @@ pub enum TlsError {
     /// An authorities file without a meaning.
     #[error("`client_ca` has no effect while `client_auth` is `off`")]
     UnusedClientCa,
+    /// Revocation lists without a meaning.
+    #[error("`crl` has no effect while `client_auth` is `off`")]
+    UnusedCrl,
+    /// A revocation list that cannot be used.
+    #[error(transparent)]
+    Crl(#[from] CrlError),
     /// The client certificate verifier cannot be built.
     #[error("client authorities of `{}` cannot be used", path.display())]
     Verifier {
@@ -199,6 +141,8 @@ impl TlsError {
             Self::NoClientCa => {
                 "name a PEM file of the authorities of clients, or set `client_auth = \"off\"`"
             }
+            Self::UnusedCrl => "set `client_auth` to `optional` or `required`, or remove it",
+            Self::Crl(error) => error.hint(),
             Self::UnusedClientCa => "set `client_auth` to `optional` or `required`, or remove it",
             Self::Provider(_) => "this is a fault of the build: report it",
         }
@@ -219,11 +163,12 @@ impl TlsError {
 
 /// The name of HTTP/2 in ALPN.
 pub(crate) const H2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
-const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+pub(super) const HTTP1: &[u8] = b"http/1.1";
+pub(super) const VERSIONS: &[&rustls::SupportedProtocolVersion] =
+    &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// AWS-LC with our order of key exchange groups; its suites are AEAD with forward secrecy only.
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
     CryptoProvider {
         kx_groups: vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1],
@@ -231,7 +176,7 @@ fn provider() -> CryptoProvider {
     }
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+pub(super) fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in read_chain(path)? {
         add_root(&mut roots, path, certificate)?;
@@ -241,32 +186,4 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
 
 fn add_root(roots: &mut RootCertStore, path: &Path, root: CertificateDer<'static>) -> Result<(), TlsError> {
     roots.add(root).map_err(|source| TlsError::Root { path: path.to_owned(), source })
-}
-
-fn server_config(files: &ServerTlsFiles) -> Result<ServerConfig, TlsError> {
-    let provider = Arc::new(provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(VERSIONS)
-        .map_err(TlsError::Provider)?;
-    let builder = match (files.client_auth, &files.client_ca) {
-        (ClientAuth::Off, None) => builder.with_no_client_auth(),
-        (ClientAuth::Off, Some(_)) => return Err(TlsError::UnusedClientCa),
-        (_, None) => return Err(TlsError::NoClientCa),
-        (wanted, Some(path)) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider);
-            let verifier =
-                if wanted == ClientAuth::Optional { verifier.allow_unauthenticated() } else { verifier };
-            let built = verifier.build();
-            builder.with_client_cert_verifier(
-                built.map_err(|source| TlsError::Verifier { path: path.clone(), source })?,
-            )
-        }
-    };
-    let mut config = builder
-        .with_single_cert(read_chain(&files.certificate)?, read_key(&files.key)?)
-        .map_err(|source| TlsError::Identity { path: files.certificate.clone(), source })?;
-    config.alpn_protocols = vec![H2.to_vec(), HTTP1.to_vec()];
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Provider)?;
-    config.max_early_data_size = 0;
-    Ok(config)
 }

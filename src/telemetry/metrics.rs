@@ -45,6 +45,7 @@ pub struct Instruments {
     active: UpDownCounter<i64>,
     refused_connections: Counter<u64>,
     reloads: Counter<u64>,
+    ended: Counter<u64>,
 }
 
 /// One answered request.
@@ -112,7 +113,13 @@ impl Instruments {
                 .build(),
             reloads: meter
                 .u64_counter("tidegate.reloads")
-                .with_description("Reloads of policies, by result")
+                .with_description("Reloads of policies, certificates and revocations, by kind and result")
+                .build(),
+            ended: meter
+                .u64_counter("tidegate.streams.ended")
+                .with_description(
+                    "Live exchanges that were ended because they are permitted no longer, by code",
+                )
                 .build(),
             meter,
         }
@@ -183,8 +190,19 @@ impl Instruments {
 
     /// Policies were reloaded, or kept because the new ones are broken.
     pub fn reloaded(&self, accepted: bool) {
+        self.reloaded_kind("policies", accepted);
+    }
+
+    /// The same of something else that is followed.
+    pub fn reloaded_kind(&self, kind: &'static str, accepted: bool) {
         let result = if accepted { "accepted" } else { "refused" };
-        self.reloads.add(1, &[KeyValue::new("tidegate.result", result)]);
+        self.reloads
+            .add(1, &[KeyValue::new("tidegate.kind", kind), KeyValue::new("tidegate.result", result)]);
+    }
+
+    /// A live exchange was ended because it is permitted no longer.
+    pub fn stream_ended(&self, code: &'static str) {
+        self.ended.add(1, &[KeyValue::new("tidegate.code", code)]);
     }
 
     /// Registers a reading of several things of the configuration, each under its name in the label `label`.

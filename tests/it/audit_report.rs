@@ -281,17 +281,22 @@ async fn a_bundle_of_an_old_journal_proves_what_is_left_and_says_what_is_gone() 
     audit.close().await;
     assert!(pruned.segments > 0, "{pruned:?}");
     let compressed = fs::read_dir(journal.path()).unwrap().flatten();
-    let compressed = compressed.filter(|entry| entry.path().extension().is_some_and(|end| end == "gz")).count();
+    let compressed =
+        compressed.filter(|entry| entry.path().extension().is_some_and(|end| end == "gz")).count();
     assert!(compressed > 0, "nothing was compressed");
 
-    let (first, last) = payloads(&journal.path()).iter().map(|(seq, _)| *seq).fold((u64::MAX, 0), |(low, high), seq| {
-        (low.min(seq), high.max(seq))
-    });
+    let (first, last) = payloads(&journal.path())
+        .iter()
+        .map(|(seq, _)| *seq)
+        .fold((u64::MAX, 0), |(low, high), seq| (low.min(seq), high.max(seq)));
     assert_eq!(first, pruned.below);
     let whole = journal.bundle(first, last + 1, "whole").unwrap();
     assert!(whole.trusted);
-    let written: Vec<String> =
-        whole.logs.iter().flat_map(|log| lines(&journal.out("whole").join(&log.directory).join("records.jsonl"))).collect();
+    let written: Vec<String> = whole
+        .logs
+        .iter()
+        .flat_map(|log| lines(&journal.out("whole").join(&log.directory).join("records.jsonl")))
+        .collect();
     assert_eq!(written, journal.records());
     // A period that begins before the first record that is left.
     match journal.bundle(0, last + 1, "more") {
@@ -325,7 +330,11 @@ async fn a_bundle_of_erasable_records_names_nobody() {
             }
             let bytes = fs::read(entry.path()).unwrap();
             for name in ["|alice", "|bob"] {
-                assert!(memchr::memmem::find(&bytes, name.as_bytes()).is_none(), "{name} in {:?}", entry.path());
+                assert!(
+                    memchr::memmem::find(&bytes, name.as_bytes()).is_none(),
+                    "{name} in {:?}",
+                    entry.path()
+                );
             }
         }
     }

@@ -88,7 +88,10 @@ async fn eventually(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-pub(crate) async fn blocking<T: Send + 'static>(audit: &Audit, with: impl FnOnce(Audit) -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(
+    audit: &Audit,
+    with: impl FnOnce(Audit) -> T + Send + 'static,
+) -> T {
     let audit = audit.clone();
     tokio::task::spawn_blocking(move || with(audit)).await.unwrap()
 }

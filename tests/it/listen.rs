@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tidegate::listen::{Listener, Settings};
 use tidegate::message::Protocol;
-use tidegate::model::Duration as Span;
+use tidegate::model::{Clock as _, Duration as Span, SystemClock};
 use tidegate::net::ClientAuth;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -115,9 +115,11 @@ async fn a_certificate_is_replaced_while_serving_and_a_broken_one_is_not_taken()
     client.connect(&pki, address).await.unwrap();
     let mut mixed = pki.tls(ClientAuth::Off).files();
     mixed.key = next.path("server.key");
-    assert!(tls.reload(&mixed).unwrap_err().describe().contains("cannot be used with its key"));
+    assert!(
+        tls.reload(&mixed, SystemClock.now()).unwrap_err().describe().contains("cannot be used with its key")
+    );
     client.connect(&pki, address).await.unwrap();
-    tls.reload(&next.tls(ClientAuth::Off).files()).unwrap();
+    tls.reload(&next.tls(ClientAuth::Off).files(), SystemClock.now()).unwrap();
     assert!(client.connect(&pki, address).await.is_err());
     client.connect(&next, address).await.unwrap();
 }

@@ -231,6 +231,44 @@ pub enum Event<'a> {
         #[schemars(with = "super::Time")]
         to: Timestamp,
     },
+    /// The listener's certificate, authorities or revocation lists were read again.
+    #[serde(rename = "certificates.reload")]
+    CertificatesReload {
+        /// Who asked: `file`, `signal`, or `clock` when a revocation list had become too old.
+        actor: Text<'a>,
+        /// Whether other clients are trusted now, so that older connections are drained.
+        drained: bool,
+        /// The files that differ, at most 256; never the key.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<Change<'a>>,
+        /// Why the new ones were not taken; empty if they were.
+        #[serde(default)]
+        problems: Vec<Text<'a>>,
+    },
+    /// A certificate ends in 30, 7 or 1 days, or has ended.
+    #[serde(rename = "certificate.expiring")]
+    CertificateExpiring {
+        /// The setting that names its file.
+        certificate: Text<'a>,
+        /// The bound that was passed, in days; 0: it has ended.
+        days: u16,
+        /// When the first certificate of the file ends.
+        #[schemars(with = "super::Time")]
+        not_after: Timestamp,
+    },
+    /// The list of revoked tokens, subjects, workloads and keys was read again.
+    #[serde(rename = "revocations.reload")]
+    RevocationsReload {
+        /// Who asked: `file` or `signal`.
+        actor: Text<'a>,
+        /// SHA-256 of the file that is in force, hexadecimal.
+        hash: Text<'a>,
+        /// How many entries are in force.
+        entries: u64,
+        /// Why the new file was not taken; empty if it was.
+        #[serde(default)]
+        problems: Vec<Text<'a>>,
+    },
     /// How surely the crossings of a route are recorded differs from the run before.
     #[serde(rename = "mode.changed")]
     ModeChanged {

@@ -20,7 +20,7 @@ pub use decision::{
     Request, Upstream, Verdict,
 };
 pub use event::{Change, Event, Refusal, Refusals, ShadowOutcome};
-pub use outcome::{Ending, Outcome};
+pub use outcome::{Ending, Outcome, Withdrawal};
 
 use crate::model::RecordId;
 
@@ -59,7 +59,7 @@ pub enum Record {
     /// A decision.
     Decision(Box<Decision<'static>>),
     /// An outcome.
-    Outcome(Outcome<'static>),
+    Outcome(Box<Outcome<'static>>),
     /// A refusal.
     Refusal(Refusal<'static>),
     /// A count of refusals.
@@ -101,7 +101,7 @@ impl Record {
         let stamp = serde_json::from_slice(payload)?;
         let record = match head.kind.as_ref() {
             "decision" => Self::Decision(serde_json::from_slice(payload)?),
-            "outcome" => Self::Outcome(serde_json::from_slice(payload)?),
+            "outcome" => Self::Outcome(Box::new(serde_json::from_slice(payload)?)),
             "refusal" => Self::Refusal(serde_json::from_slice(payload)?),
             "refusals" => Self::Refusals(serde_json::from_slice(payload)?),
             "event" => Self::Event(serde_json::from_slice(payload)?),

@@ -46,6 +46,9 @@ pub struct Outcome<'a> {
     /// The sealed message that the object was at rest, if it was opened, or was let through as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<Box<Message<'a>>>,
+    /// Of an exchange that was ended because it was permitted no longer: the decision that ended it. `code` says what changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<Box<Withdrawal<'a>>>,
     /// Bytes of that message that were fetched from the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetched_bytes: Option<u64>,
@@ -70,9 +73,26 @@ impl Outcome<'_> {
             response_ciphertext: None,
             answer: None,
             object: None,
+            withdrawn: None,
             fetched_bytes: None,
         }
     }
+}
+
+/// The decision that ended an exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Withdrawal<'a> {
+    /// The code of the policies' Deny; absent if identity or a revocation ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Text<'a>>,
+    /// The bundle that decided, or was in force.
+    pub bundle: Text<'a>,
+    /// The policies that forbade it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<std::sync::Arc<str>>,
+    /// Policies that could not be evaluated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
 }
 
 /// The ways to end.
@@ -91,6 +111,8 @@ pub enum Ending {
     Refused,
     /// We ended it, or the task was cancelled.
     Aborted,
+    /// We ended it, for it was permitted no longer: policies, entities, a token or a revocation changed that.
+    Withdrawn,
     /// Our own code failed.
     Panicked,
     /// The gateway died before it knew; written by the next start.
@@ -108,6 +130,7 @@ impl Ending {
             Self::Timeout => "timeout",
             Self::Refused => "refused",
             Self::Aborted => "aborted",
+            Self::Withdrawn => "withdrawn",
             Self::Panicked => "panicked",
             Self::Unknown => "unknown",
         }

@@ -152,7 +152,7 @@ impl Explained {
 
     fn outcomes(&self) -> impl Iterator<Item = (&Stored, &Outcome<'static>)> {
         self.crossing.records.iter().filter_map(|stored| match &stored.record {
-            Record::Outcome(outcome) => Some((stored, outcome)),
+            Record::Outcome(outcome) => Some((stored, outcome.as_ref())),
             _ => None,
         })
     }
@@ -389,7 +389,12 @@ fn ended(outcome: &Outcome<'_>) -> String {
     let code = outcome.code.as_deref().map(|code| format!("`{code}`"));
     let tokens =
         outcome.usage.map(|usage| format!("{} tokens in, {} out", usage.input_tokens, usage.output_tokens));
-    let parts = [Some(outcome.ending.name().to_owned()), status, code, tokens];
+    let withdrawn = outcome.withdrawn.as_deref().filter(|withdrawn| !withdrawn.policies.is_empty());
+    let withdrawn = withdrawn.map(|withdrawn| {
+        let policies: Vec<String> = withdrawn.policies.iter().map(|id| format!("`{id}`")).collect();
+        format!("ended by {}", policies.join(", "))
+    });
+    let parts = [Some(outcome.ending.name().to_owned()), status, code, withdrawn, tokens];
     let mut parts: Vec<String> = parts.into_iter().flatten().collect();
     parts.push(format!("{} bytes sent, {} bytes answered", outcome.request_bytes, outcome.response_bytes));
     parts.push(format!("{}.{:03} ms", outcome.duration_us / 1000, outcome.duration_us % 1000));

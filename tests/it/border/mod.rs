@@ -2,6 +2,7 @@
 
 mod bundles;
 mod bundles_fixture;
+mod certificates;
 mod endings;
 mod events;
 mod failover;
@@ -9,6 +10,8 @@ mod faults;
 mod faults_fixture;
 mod fixture;
 mod limits;
+mod live;
+mod live_fixture;
 mod objects;
 mod objects_fixture;
 mod promise;

@@ -17,7 +17,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tidegate::identity::{Identity, IdentityError, KeySource, Settings};
-use tidegate::message::{CallerHeaders, ClientCertificate, Connection, Protocol};
+use tidegate::message::{CallerHeaders, ClientCertificate, Connection, Protocol, Standing};
 use tidegate::model::{Clock, IdentityRule, Principal};
 
 /// The Unix second at which every test begins.
@@ -304,5 +304,6 @@ pub(super) fn certificate(number: u8, uri_sans: &[&str]) -> Arc<ClientCertificat
         not_before: Timestamp::from_second(NOW - 3_600).unwrap(),
         not_after: Timestamp::from_second(NOW + 3_600).unwrap(),
         is_ca: false,
+        standing: Standing::default(),
     })
 }

@@ -58,10 +58,9 @@ impl Pki {
 
     pub(crate) fn tls(&self, client_auth: ClientAuth) -> TlsSettings {
         TlsSettings {
-            certificate: self.path("server.pem"),
-            key: self.path("server.key"),
             client_auth,
             client_ca: (client_auth != ClientAuth::Off).then(|| self.path("ca.pem")),
+            ..TlsSettings::new(self.path("server.pem"), self.path("server.key"))
         }
     }
 }
