@@ -1,7 +1,7 @@
 //! What a change of the policies would do, told before it is made.
 //!
 //! Two bundles are compared from three sides. [`Changes`] is what an author sees: files, policies, entities. [`Replay`] is the past: recorded
-//! decisions asked of both. What no record shows is for [`super::prove::compare`], which compares both for every request that there can be.
+//! decisions asked of both. What no record shows is for `compare` in [`super::prove`], which compares both for every request that there can be.
 //!
 //! **Looser** means that a request is allowed in a place or with a protection with which it was denied, such as unsealed instead of sealed;
 //! **stricter** the reverse. No I/O: records come from whoever reads the journal.
