@@ -292,6 +292,11 @@ async fn a_bundle_of_an_old_journal_proves_what_is_left_and_says_what_is_gone() 
     assert_eq!(first, pruned.below);
     let whole = journal.bundle(first, last + 1, "whole").unwrap();
     assert!(whole.trusted);
+    assert_eq!(whole.deleted_below, Some(first));
+    let readme = fs::read_to_string(journal.out("whole/README.md")).unwrap();
+    assert!(readme.contains(&format!("Records below {first} had been deleted")), "{readme}");
+    let later = journal.bundle(first + 1, last + 1, "later").unwrap();
+    assert_eq!(later.deleted_below, None);
     let written: Vec<String> = whole
         .logs
         .iter()

@@ -91,6 +91,21 @@ pub struct Bundle {
     pub unsigned: u64,
     /// Policy bundles that decided and are not in the journal's archive.
     pub missing_policies: Vec<String>,
+    /// The first record, if it is the oldest that there is and those before it were deleted: some of them may have been of the period.
+    pub deleted_below: Option<u64>,
+}
+
+impl Bundle {
+    /// What is to be said of records that were deleted before the bundle was made.
+    #[must_use]
+    pub fn deleted(&self) -> Option<String> {
+        self.deleted_below.map(|below| {
+            format!(
+                "Records below {below} had been deleted by retention when this was made. Those of them that were of the period are not in it; events \
+                 `retention.pruned` say until when they were written."
+            )
+        })
+    }
 }
 
 /// Writes the bundle of a period as a directory, or as a tar file if `out` ends so. `bytes` counts what was read.
@@ -130,6 +145,7 @@ pub fn write(
         statistics,
         unsigned: scan.unsigned,
         missing_policies,
+        deleted_below: scan.deleted_below,
     };
     finish(&bundle, &scan, staging)?;
     Ok(bundle)
@@ -154,6 +170,7 @@ fn finish(bundle: &Bundle, scan: &Scan, mut staging: Staging) -> Result<(), Repo
         "records": bundle.statistics.records,
         "unsigned_records_left_out": bundle.unsigned,
         "missing_policies": bundle.missing_policies,
+        "deleted_below": bundle.deleted_below,
         "logs": bundle.logs.iter().map(LogPart::described).collect::<Vec<_>>(),
     });
     staging.finish(manifest)
@@ -309,4 +326,5 @@ fn readme(bundle: &Bundle) -> String {
             &first.map_or(1, |log| log.period.0.saturating_sub(log.window.0).saturating_add(1)).to_string(),
         )
         .replace("{unsigned}", &bundle.unsigned.to_string())
+        .replace("{deleted}", &bundle.deleted().map(|text| format!("\n\n{text}")).unwrap_or_default())
 }

@@ -49,6 +49,12 @@ pub enum ReportError {
     /// No record is in the period.
     #[error("no record is in the period; `tidegate audit query` shows when there are some")]
     Empty,
+    /// The period begins with records that retention deleted.
+    #[error("records below {below} were deleted by retention; report from {below} on, or by time")]
+    Deleted {
+        /// The oldest record that there is.
+        below: u64,
+    },
     /// The period holds something that is not as it was signed.
     #[error("log `{origin}` is not as it was signed: {what}; `tidegate audit verify` says where")]
     NotAsSigned {
@@ -68,7 +74,7 @@ impl ReportError {
     /// Whether the answer is no, and not that it could not be found out.
     #[must_use]
     pub const fn is_negative(&self) -> bool {
-        matches!(self, Self::Empty | Self::NotAsSigned { .. } | Self::NotSigned)
+        matches!(self, Self::Empty | Self::Deleted { .. } | Self::NotAsSigned { .. } | Self::NotSigned)
     }
 
     fn tile(origin: &str) -> impl Fn(TileError) -> Self {

@@ -312,6 +312,9 @@ fn proofs(bundle: &Bundle) -> String {
             missing.join(", ")
         );
     }
+    if let Some(deleted) = bundle.deleted() {
+        let _ = write!(out, "<p class=\"note\">{}</p>", escaped(&deleted));
+    }
     let created = time(bundle.created);
     let version = env!("CARGO_PKG_VERSION");
     out + &format!(

@@ -37,6 +37,8 @@ pub(super) struct Scan {
     pub(super) parts: Vec<Part>,
     /// Records of the period that no checkpoint covers yet.
     pub(super) unsigned: u64,
+    /// The oldest record that there is, if the period begins with it and others came before: those were deleted.
+    pub(super) deleted_below: Option<u64>,
 }
 
 /// Finds the period from `from` until before `to`; with a key, its checkpoints must be signed by it.
@@ -49,6 +51,12 @@ pub(super) fn locate(
     key: Option<&VerifierKey>,
 ) -> Result<Scan, ReportError> {
     let segments = segment::list(journal).map_err(io_error("read", journal))?;
+    let oldest = segments.first().map_or(0, |segment| segment.first);
+    if let Bound::Record(first) = from
+        && first < oldest
+    {
+        return Err(ReportError::Deleted { below: oldest });
+    }
     let period = period(&segments, from, to)?.ok_or(ReportError::Empty)?;
     let mut logs: Vec<LogHead> = Vec::new();
     for segment in &segments {
@@ -64,20 +72,22 @@ pub(super) fn locate(
             continue;
         }
         let inside = inside.start.saturating_sub(log.first)..inside.end.saturating_sub(log.first);
-        let (part, beyond) = part(journal, log, inside, key, known.as_ref())?;
+        let there = oldest.saturating_sub(log.first);
+        let (part, beyond) = part(journal, log, (inside, there), key, known.as_ref())?;
         unsigned += beyond;
         parts.extend(part);
     }
     if parts.is_empty() {
         return Err(ReportError::NotSigned);
     }
-    Ok(Scan { segments, parts, unsigned })
+    let deleted_below = (oldest > 0 && period.start == oldest).then_some(oldest);
+    Ok(Scan { segments, parts, unsigned, deleted_below })
 }
 
 fn part(
     journal: &Path,
     log: &LogHead,
-    inside: Range<u64>,
+    (inside, there): (Range<u64>, u64),
     key: Option<&VerifierKey>,
     known: Option<&VerifierKey>,
 ) -> Result<(Option<Part>, u64), ReportError> {
@@ -99,7 +109,8 @@ fn part(
     let key = keys.find(|key| Checkpoint::open(&note, std::slice::from_ref(key)).is_ok());
     let tree = Authentic::open(directory.tiles(), checkpoint.size, &checkpoint.root);
     let tree = tree.map_err(ReportError::tile(&log.origin))?;
-    let window = signed.start.saturating_sub(1)..signed.end.saturating_add(1).min(checkpoint.size);
+    // What retention deleted cannot show where the period begins.
+    let window = signed.start.saturating_sub(1).max(there)..signed.end.saturating_add(1).min(checkpoint.size);
     Ok((Some(Part { log: log.clone(), note, checkpoint, key, tree, period: signed, window }), beyond))
 }
 

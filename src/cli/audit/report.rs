@@ -74,7 +74,7 @@ fn print(bundle: &Bundle, args: &ReportArgs, out: &mut dyn Write) -> anyhow::Res
     if args.output == Output::Json {
         let logs: Vec<_> = bundle.logs.iter().map(|log| serde_json::json!({ "origin": log.origin, "first_index": log.window.0, "end_index": log.window.1, "root": log.root, "key": log.key })).collect();
         let line = serde_json::json!({
-            "out": place.to_string(), "verified_with_key": bundle.trusted, "unsigned": bundle.unsigned, "logs": logs,
+            "out": place.to_string(), "verified_with_key": bundle.trusted, "unsigned": bundle.unsigned, "deleted_below": bundle.deleted_below, "logs": logs,
             "missing_policies": bundle.missing_policies, "statistics": found,
         });
         writeln!(out, "{line}")?;
@@ -109,6 +109,12 @@ fn print(bundle: &Bundle, args: &ReportArgs, out: &mut dyn Write) -> anyhow::Res
     }
     for hash in &bundle.missing_policies {
         writeln!(out, "missing   policies {}", printable(hash))?;
+    }
+    if let Some(below) = bundle.deleted_below {
+        writeln!(
+            out,
+            "deleted   records below {below}, by retention: the bundle begins with the oldest that there is"
+        )?;
     }
     let verdict = if bundle.trusted {
         "complete and as signed"
