@@ -40,7 +40,7 @@ pub(in super::super) struct Ended {
 
 impl Live {
     /// Asks again. None: it goes on.
-    pub(in super::super) fn judge(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Ended> {
+    fn judge(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Ended> {
         let judged = catch_unwind(AssertUnwindSafe(|| self.try_judge(snapshot, now)));
         judged
             .unwrap_or_else(|_| {
@@ -163,14 +163,15 @@ impl Gateway {
         }
     }
 
-    fn look(&self, live: &Live) {
+    /// Asks again about one exchange, and ends it if it is permitted no longer.
+    pub(in super::super) fn look(&self, live: &Live) {
         if let Some(ended) = live.judge(&self.snapshot(), self.clock.now()) {
             self.end(live, ended);
         }
     }
 
     /// Ends an exchange and says so.
-    pub(in super::super) fn end(&self, live: &Live, ended: Ended) {
+    fn end(&self, live: &Live, ended: Ended) {
         let (code, record) = (ended.code, live.record);
         let detail = ended.detail.clone();
         if live.end(ended) {
