@@ -16,6 +16,7 @@ use crate::audit::record::Withdrawal;
 use crate::identity::IdentityError;
 use crate::model::RecordId;
 use crate::policy::Denial;
+use crate::policy::release::Release;
 
 use super::super::reject::Reject;
 use super::super::{Gateway, Snapshot, codes};
@@ -66,7 +67,9 @@ impl Live {
             identity.not_revoked(&case.principal).map_err(refused)?;
             permitted.revocations = revocations;
         }
-        if *permitted.bundle != *snapshot.bundle.hash() {
+        // Policies that expire change too, although their hash does not.
+        let expired = |release: &Release| release.denies_expired && release.is_over(now);
+        if *permitted.bundle != *snapshot.bundle.hash() || snapshot.bundle.release().is_some_and(expired) {
             let candidate = slice::from_ref(&permitted.candidate);
             let rung = slice::from_ref(&permitted.protection);
             let permit = snapshot.bundle.decide(&case.authorization(now), candidate, rung);
