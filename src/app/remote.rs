@@ -209,7 +209,11 @@ async fn ask(config: &Config) -> Vec<(&'static str, String, String)> {
         let (config, names) = (config.clone(), fetched.clone());
         let judged = tokio::task::spawn_blocking(move || judge(&config, &names)).await;
         match judged.unwrap_or(Err(RemoteError::Judge)) {
-            Ok(()) => return problems,
+            Ok(()) => {
+                // What was wrong with both together is no fault of what is served now.
+                problems.retain(|(name, ..)| fetched.iter().all(|what| what.name() != *name));
+                return problems;
+            }
             Err(error) => {
                 let of = |what: &What| sources.iter().find(|source| source.what == *what);
                 for source in fetched.iter().filter_map(of) {
