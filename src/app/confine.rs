@@ -105,9 +105,16 @@ fn write_only_below(folders: &[PathBuf], has_module: bool) -> Result<(), Confine
 fn writable(config: &Config) -> Vec<PathBuf> {
     let file = &config.file;
     let folders = [Some(&file.audit.directory), file.policy.state.as_ref()];
-    let existing =
-        folders.into_iter().flatten().filter_map(|folder| folder.ancestors().find(|at| at.exists()));
+    let existing = folders
+        .into_iter()
+        .flatten()
+        .filter_map(|folder| folder.ancestors().map(named).find(|at| at.exists()));
     existing.chain([Path::new("/dev/null")]).map(Path::to_owned).collect()
+}
+
+/// A path that can be opened: what is above `journal` is "", and means the working directory.
+fn named(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 fn has_module(config: &Config) -> bool {
@@ -164,6 +171,12 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_journal_that_is_still_to_be_made_here_can_be_made() {
+        let missing = Path::new("no-such-folder/journal");
+        assert_eq!(missing.ancestors().map(named).find(|at| at.exists()), Some(Path::new(".")));
     }
 
     #[test]

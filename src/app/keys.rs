@@ -9,6 +9,9 @@ use async_trait::async_trait;
 use crate::identity::KeySource;
 use crate::net::{Client, ClientError, ClientSettings, private_networks};
 
+/// The most addresses whose connections are kept: an issuer that names another one at each refresh must not fill the memory.
+const MAX_CLIENTS: usize = 256;
+
 /// Fetches key sets for `identity`; connections are kept between fetches.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
@@ -25,6 +28,9 @@ impl Keys {
         let ca = ca.map(Path::to_path_buf);
         let settings = ClientSettings { ca, allow_networks: private_networks(), ..ClientSettings::default() };
         let client = Client::new(url, &settings)?;
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
+        }
         clients.insert(key, client.clone());
         Ok(client)
     }

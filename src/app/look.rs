@@ -2,10 +2,15 @@
 //!
 //! Half a copy is not taken for a set: contents count when two looks find them alike.
 
+use std::time::Duration;
+
 use crate::audit::Audit;
 use crate::config::{self, Config};
 use crate::model::Problems;
 use crate::policy::{Bundle, Origin};
+
+/// The shortest time between two looks at anything that is followed; a setting of nothing means this.
+pub(super) const SHORTEST: Duration = Duration::from_millis(10);
 
 /// One look at the folder.
 pub(super) struct Look {

@@ -17,7 +17,7 @@ use crate::gateway::{Gateway, Snapshot};
 use crate::policy::{Bundle, Origin};
 use crate::telemetry::Telemetry;
 
-use super::look::{Look, Seen};
+use super::look::{Look, SHORTEST, Seen};
 use super::release::{self, Expiry};
 
 /// Asks for a comparison now; dropping it ends the task.
@@ -81,7 +81,7 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self, notify: Arc<Notify>) {
-        let mut poll = interval(self.config.file.policy.poll.get());
+        let mut poll = interval(self.config.file.policy.poll.get().max(SHORTEST));
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

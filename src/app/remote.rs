@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -22,10 +21,8 @@ use crate::net::{Client, ClientError, ClientSettings, FetchError, private_networ
 use crate::policy::Place;
 use crate::telemetry::{Gauge, Telemetry};
 
+use super::look::SHORTEST;
 use super::release::put;
-
-/// No URL is asked more often.
-const MIN_POLL: Duration = Duration::from_millis(10);
 
 /// What is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +103,7 @@ impl Source {
 
     /// When it is asked next.
     fn due(&self) -> Instant {
-        Instant::now() + self.settings.poll.get().max(MIN_POLL)
+        Instant::now() + self.settings.poll.get().max(SHORTEST)
     }
 
     /// The file if it is another than the one that was judged last.
@@ -209,7 +206,11 @@ async fn ask(config: &Config) -> Vec<(&'static str, String, String)> {
         let (config, names) = (config.clone(), fetched.clone());
         let judged = tokio::task::spawn_blocking(move || judge(&config, &names)).await;
         match judged.unwrap_or(Err(RemoteError::Judge)) {
-            Ok(()) => return problems,
+            Ok(()) => {
+                // What was wrong with both together is no fault of what is served now.
+                problems.retain(|(name, ..)| fetched.iter().all(|what| what.name() != *name));
+                return problems;
+            }
             Err(error) => {
                 let of = |what: &What| sources.iter().find(|source| source.what == *what);
                 for source in fetched.iter().filter_map(of) {

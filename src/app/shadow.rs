@@ -18,7 +18,7 @@ use crate::policy::release::Terms;
 use crate::policy::{Origin, Place};
 use crate::telemetry::{Gauge, Telemetry};
 
-use super::look::{Look, Seen};
+use super::look::{Look, SHORTEST, Seen};
 
 /// The candidate of a running gateway: its thread, and the task that follows its folder.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self, notify: Arc<Notify>) {
-        let mut poll = interval(self.config.file.policy.poll.get());
+        let mut poll = interval(self.config.file.policy.poll.get().max(SHORTEST));
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let forced = tokio::select! {

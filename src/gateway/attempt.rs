@@ -67,6 +67,9 @@ pub(super) async fn run(
             }
         };
         let outbound = protect::prepare(decided.permit, request, plan)?;
+        // The snapshot is as old as the request's head: what changed while its body came, while it waited for an endpoint or while
+        // an earlier attempt failed counts before a byte leaves.
+        gateway.look(&entry.live);
         let sent = tokio::select! {
             biased;
             ended = entry.live.ended() => Err(Failed::Refused(ended.reject())),
@@ -92,9 +95,7 @@ pub(super) async fn run(
                     paid = paid(snapshot, exchange, &crossing, sending, (owed, fetched)) => paid?,
                 };
                 // What changed while the far side was silent counts before a byte of its answer is passed on.
-                if let Some(ended) = entry.live.judge(&gateway.snapshot(), gateway.clock.now()) {
-                    gateway.end(&entry.live, ended);
-                }
+                gateway.look(&entry.live);
                 if let Some(ended) = entry.live.verdict() {
                     sending.failed(ended.code);
                     return Err(ended.reject());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! attempt::run ─► enter ─► permitted ─► (request body) ─► head ─► (answer body) ─► left
-//!                   └─ every 200 ms, and before the head is passed on: judge ─► end
+//!                   └─ every 200 ms, before an attempt leaves and before the head is passed on: judge ─► end
 //! ```
 //!
 //! An exchange that is ended loses its bodies at once, so that nothing more crosses and its record is closed whatever the caller does.

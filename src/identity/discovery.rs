@@ -16,8 +16,10 @@ pub enum DiscoveryError {
     /// It speaks of another issuer (section 4.3): its keys would vouch for somebody else.
     #[error("the discovery document is of the issuer `{0}`")]
     Issuer(String),
-    /// The keys would come over a line that anybody may change.
-    #[error("the discovery document names keys at `{0}`, which is neither `https` nor a loopback address")]
+    /// The keys would come over a line that anybody may change, or from this machine although the issuer is none of it.
+    #[error(
+        "the discovery document names keys at `{0}`, which is not `https`: only an issuer at a loopback address may name one"
+    )]
     Address(String),
 }
 
@@ -38,7 +40,9 @@ pub(super) fn keys_address(issuer: &str, document: &[u8]) -> Result<String, Disc
     if document.issuer != issuer {
         return Err(DiscoveryError::Issuer(shown(&document.issuer)));
     }
-    if !is_safe_url(&document.jwks_uri) {
+    // An issuer elsewhere must not send us to what listens on this machine alone.
+    let leads_home = is_http(&document.jwks_uri) && !is_http(issuer);
+    if leads_home || !is_safe_url(&document.jwks_uri) {
         return Err(DiscoveryError::Address(shown(&document.jwks_uri)));
     }
     Ok(document.jwks_uri)
@@ -47,6 +51,10 @@ pub(super) fn keys_address(issuer: &str, document: &[u8]) -> Result<String, Disc
 /// What a stranger wrote, as it may stand in a log.
 fn shown(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(200).collect()
+}
+
+fn is_http(url: &str) -> bool {
+    url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:"))
 }
 
 /// Keys fetched without TLS could be anyone's, so plain HTTP must stay on this machine.
@@ -85,10 +93,24 @@ mod tests {
     fn keys_may_be_at_another_host_but_not_in_the_open() {
         let found = keys_address(ISSUER, &document(ISSUER, "https://keys.example.net/k"));
         assert_eq!(found.as_deref(), Ok("https://keys.example.net/k"));
-        for open in ["http://keys.example.net/k", "ftp://127.0.0.1/k", "/keys", "https://a@b/k", ""] {
+        for open in [
+            "http://keys.example.net/k",
+            "http://127.0.0.1:9090/metrics",
+            "HTTP://localhost/k",
+            "ftp://127.0.0.1/k",
+            "/keys",
+            "https://a@b/k",
+            "",
+        ] {
             let refused = keys_address(ISSUER, &document(ISSUER, open));
             assert_eq!(refused, Err(DiscoveryError::Address(open.to_owned())), "{open}");
         }
+    }
+
+    #[test]
+    fn an_issuer_on_this_machine_may_name_keys_there() {
+        let (issuer, keys) = ("http://127.0.0.1:8080", "http://127.0.0.1:8080/k");
+        assert_eq!(keys_address(issuer, &document(issuer, keys)).as_deref(), Ok(keys));
     }
 
     #[test]

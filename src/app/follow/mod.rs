@@ -21,12 +21,10 @@ use crate::gateway::Gateway;
 use crate::net::ServerTls;
 use crate::telemetry::Telemetry;
 
+use super::look::SHORTEST;
 use certificates::Certificates;
 use expiry::Expiry;
 use revocations::Revocations;
-
-/// The shortest time between two looks; a setting of nothing means this.
-const SHORTEST: Duration = Duration::from_millis(10);
 
 /// SHA-256 of everything that is followed together.
 type Hash = [u8; 32];

@@ -16,6 +16,7 @@ use crate::audit::record::Withdrawal;
 use crate::identity::IdentityError;
 use crate::model::RecordId;
 use crate::policy::Denial;
+use crate::policy::release::Release;
 
 use super::super::reject::Reject;
 use super::super::{Gateway, Snapshot, codes};
@@ -40,7 +41,7 @@ pub(in super::super) struct Ended {
 
 impl Live {
     /// Asks again. None: it goes on.
-    pub(in super::super) fn judge(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Ended> {
+    fn judge(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Ended> {
         let judged = catch_unwind(AssertUnwindSafe(|| self.try_judge(snapshot, now)));
         judged
             .unwrap_or_else(|_| {
@@ -66,7 +67,9 @@ impl Live {
             identity.not_revoked(&case.principal).map_err(refused)?;
             permitted.revocations = revocations;
         }
-        if *permitted.bundle != *snapshot.bundle.hash() {
+        // Policies that expire change too, although their hash does not.
+        let expired = |release: &Release| release.denies_expired && release.is_over(now);
+        if *permitted.bundle != *snapshot.bundle.hash() || snapshot.bundle.release().is_some_and(expired) {
             let candidate = slice::from_ref(&permitted.candidate);
             let rung = slice::from_ref(&permitted.protection);
             let permit = snapshot.bundle.decide(&case.authorization(now), candidate, rung);
@@ -163,14 +166,15 @@ impl Gateway {
         }
     }
 
-    fn look(&self, live: &Live) {
+    /// Asks again about one exchange, and ends it if it is permitted no longer.
+    pub(in super::super) fn look(&self, live: &Live) {
         if let Some(ended) = live.judge(&self.snapshot(), self.clock.now()) {
             self.end(live, ended);
         }
     }
 
     /// Ends an exchange and says so.
-    pub(in super::super) fn end(&self, live: &Live, ended: Ended) {
+    fn end(&self, live: &Live, ended: Ended) {
         let (code, record) = (ended.code, live.record);
         let detail = ended.detail.clone();
         if live.end(ended) {

@@ -1,6 +1,8 @@
 //! Another endpoint is tried only when it is safe, and every attempt is decided and recorded.
 
-use super::fixture::{Border, Recorder, let_anyone_send, write_policy};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::fixture::{Border, Recorder, configuration, let_anyone_send, write_policy};
 
 /// A port that nobody listens on.
 fn dead() -> String {
@@ -129,6 +131,42 @@ async fn another_cluster_is_decided_on_again_and_one_outside_the_residency_sees_
         (&denied["decision"], &denied["policies"]),
         (&"deny".into(), &serde_json::json!(["residency"]))
     );
+    border.running.shutdown().await;
+}
+
+/// The interim answer of RFC 9110, section 15.2.1.
+const CONTINUE: &[u8; 25] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+#[tokio::test]
+async fn a_body_that_was_long_on_its_way_does_not_leave_under_the_policies_of_its_head() {
+    let recorder = Recorder::start().await;
+    let more = clusters(&recorder.endpoint, &dead());
+    let permit = "@id(\"test-chat\")\npermit (principal, action == Tidegate::Action::\"infer\", resource);\n";
+    let configuration = configuration("127.0.0.1:0", &[dead()], &more);
+    let border = Border::prepared(&configuration, |dir| write_policy(dir, permit)).await;
+    assert_eq!(border.send(chat("").as_bytes()).await.status(), 200);
+
+    let request = chat("Expect: 100-continue\r\n");
+    let (head, body) = request.split_at(request.find("\r\n\r\n").unwrap() + 4);
+    let mut stream = border.connect().await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    // The gateway waits for the body: it has taken the policies of this moment.
+    let mut told = [0; CONTINUE.len()];
+    stream.read_exact(&mut told).await.unwrap();
+    assert_eq!(&told, CONTINUE);
+    write_policy(border.dir.path(), "@id(\"test-closed\")\nforbid (principal, action, resource);\n");
+    border.running.reload();
+    while border.send(chat("").as_bytes()).await.status() != 403 {}
+    drop(recorder.take());
+
+    stream.write_all(body.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("permission_withdrawn"), "{answer}");
+    assert!(recorder.take().is_empty(), "the cluster must not hear of it");
     border.running.shutdown().await;
 }
 
