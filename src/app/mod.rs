@@ -9,6 +9,8 @@ mod handlers;
 mod keys;
 mod look;
 mod observe;
+#[cfg(test)]
+mod panics;
 mod release;
 mod reload;
 mod remote;
