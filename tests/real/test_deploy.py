@@ -228,7 +228,7 @@ def test_alerts_and_dashboard_ask_for_what_there_is(t):
             return json.load(answer)["data"]
     eventually(lambda: "tidegate_reloads_total" in ask("label/__name__/values"), "the gateway is read", 30)
     names, labels = set(ask("label/__name__/values")), set(ask("labels"))
-    functions = {"sum", "by", "rate", "increase", "max", "le", "offset", "or", "histogram_quantile", "changes", "up", "m", "h"}
+    functions = {"min", "sum", "by", "rate", "increase", "max", "le", "offset", "or", "histogram_quantile", "changes", "up", "m", "h"}
     for where, expression in expressions():
         ask("query", query=expression)
         bare = re.sub(r'"[^"]*"', "", expression)
