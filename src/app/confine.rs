@@ -15,13 +15,17 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 use crate::config::Config;
 
 /// Calls that a gateway never makes and that are worth much to an attacker: programs, other processes' memory, the kernel, namespaces.
-const REFUSED: [libc::c_long; 26] = [
+const REFUSED: [libc::c_long; 29] = [
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_pidfd_getfd,
+    // By these a file or a call could go past what is checked.
+    libc::SYS_open_by_handle_at,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_register,
     libc::SYS_kexec_load,
     libc::SYS_init_module,
     libc::SYS_finit_module,

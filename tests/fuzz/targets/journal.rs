@@ -88,7 +88,7 @@ pub(crate) fn read(input: &[u8]) {
     let _ = payloads(folder.path());
     let Some(audit) = wait(async { open(folder.path()) }) else { return };
     wait(audit.close());
-    let kept = payloads(folder.path()).expect("what recovery leaves can be read");
+    let kept = payloads(folder.path()).unwrap_or_else(|| panic!("what recovery leaves cannot be read"));
     let same = kept.iter().zip(&known.payloads).take_while(|(kept, written)| kept == written).count();
     let untouched = whole_before(&known.bytes, at);
     assert!(same >= untouched, "{same} of {untouched} untouched records were kept");

@@ -5,7 +5,8 @@ use tidegate::inspect::read_json;
 
 pub(crate) fn read(input: &[u8]) {
     let Ok(facts) = read_json(input) else { return };
-    let value: Value = serde_json::from_slice(input).expect("what is taken is JSON");
+    let value: Value =
+        serde_json::from_slice(input).unwrap_or_else(|error| panic!("what is taken is no JSON: {error}"));
     assert_eq!(value["model"].as_str(), Some(facts.model.as_str()));
     assert_eq!(value["stream"].as_bool().unwrap_or(false), facts.stream);
     assert_eq!(value["stream_options"]["include_usage"].as_bool().unwrap_or(false), facts.include_usage);

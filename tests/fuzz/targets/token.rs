@@ -127,8 +127,10 @@ pub(crate) fn read(input: &[u8]) {
         }
         _ => {
             let Some(id) = shown(identity, signed(own, header, claims).as_bytes()) else { return };
-            let header: Value = serde_json::from_slice(header).expect("an accepted header is JSON");
-            let claims: Value = serde_json::from_slice(claims).expect("accepted claims are JSON");
+            let header: Value = serde_json::from_slice(header)
+                .unwrap_or_else(|error| panic!("an accepted header is no JSON: {error}"));
+            let claims: Value = serde_json::from_slice(claims)
+                .unwrap_or_else(|error| panic!("accepted claims are no JSON: {error}"));
             assert_eq!(header["alg"], "EdDSA");
             assert_eq!(claims["iss"], ISSUER);
             let for_us = |audience: &Value| audience == AUDIENCE;
