@@ -306,8 +306,10 @@ async fn an_upstream_that_sends_frames_without_end_is_cut() {
         ("1xx", EARLY),
         ("goaway", (7, 0, &[0x7f, 255, 255, 255, 0, 0, 0, 0])),
     ];
+    // Without a request the first of these ends the connection anyway.
+    let answers = ["1xx", "goaway"];
     for (name, (kind, stream, payload)) in floods {
-        for answered in [false, true].into_iter().take(if name == "1xx" { 1 } else { 2 }) {
+        for answered in [false, true].into_iter().take(if answers.contains(&name) { 1 } else { 2 }) {
             let address = accept(move |mut socket| async move {
                 let (end_headers, end_both) = (0x4, 0x5);
                 let answer = if answered { frame(1, end_both, 1, &[0x88]) } else { Vec::new() };
