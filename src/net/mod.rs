@@ -1,7 +1,8 @@
 //! How Tidegate reaches and is reached: TLS configurations, certificates, the connector with its address rules, a small HTTPS client.
 //!
 //! Nothing here knows of requests, policies or records. Trust is always a named file: the system's roots are never taken silently, redirects are never
-//! followed, and an address is checked at the moment it is dialled. Start with `tls.rs` for what is negotiated, `address.rs` for what may be dialled.
+//! followed, and an address is checked at the moment it is dialled. Start with `tls.rs` for what is negotiated, `address.rs` for what may be dialled,
+//! `flood.rs` for how much an HTTP/2 peer may send.
 
 mod address;
 mod certificate;

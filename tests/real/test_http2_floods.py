@@ -211,6 +211,8 @@ def endless_answers():
     yield "DATA past every window", far.endless(lambda id: raw(DATA, 0, id, b" " * 16), far.head)
     yield "RST_STREAM without end", far.endless(far.reset(8))
     yield "GOAWAY without end", far.endless(far.goaway(2**31 - 1))
+    many = far.ok + block(*((f"x-{at}", "y") for at in range(140)))
+    yield "DATA after a head that was refused", lambda id, _: chain([raw(HEADERS, END_HEADERS, id, many)], repeat(raw(DATA, 0, id, bytes(16384)) * 20))
 
 
 def bad_greetings():
