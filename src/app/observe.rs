@@ -89,6 +89,12 @@ pub(super) fn upstreams(telemetry: &Telemetry, gateway: &Arc<Gateway>) {
         |reading| reading.ejections,
     );
     of_endpoints(
+        "tidegate.upstream.endpoint.floods",
+        "{connection}",
+        "Connections that were cut since the start because the endpoint sent HTTP/2 frames without end",
+        |reading| reading.floods,
+    );
+    of_endpoints(
         "tidegate.upstream.endpoint.in_flight",
         "{request}",
         "Requests in flight there",

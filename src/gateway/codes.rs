@@ -508,6 +508,12 @@ pub const ALL: &[Code] = &[
         "The peer broke HTTP, for HTTP/2 also by a flood; the connection is closed.",
     ),
     code(
+        "http2_flood",
+        400,
+        "HTTP/2 flood",
+        "The peer sent PING, SETTINGS, WINDOW_UPDATE or other frames without end; the connection is closed.",
+    ),
+    code(
         "content_type_unsupported",
         415,
         "Content type not supported",

@@ -143,6 +143,9 @@ pub enum RefusedConnection {
     /// The HTTP library refused what the peer sent, for HTTP/2 also when a flood was cut.
     #[error("the peer broke the protocol")]
     Protocol(#[source] hyper::Error),
+    /// The peer sent HTTP/2 frames without end that the library does not count.
+    #[error("the peer sent http/2 frames without end")]
+    Flood,
 }
 
 impl RefusedConnection {
@@ -157,6 +160,7 @@ impl RefusedConnection {
             Self::Handshake(_) => "handshake_failed",
             Self::ClientCertificate(_) => "client_certificate_unreadable",
             Self::Protocol(_) => "protocol_violation",
+            Self::Flood => "http2_flood",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP on one accepted connection, from its first byte to its last: version by ALPN, every bound set explicitly, and an orderly end.
 //!
 //! HTTP/1 bytes pass the [`Guard`] first. HTTP/2 framing is the library's, with every bound against floods set by hand because its defaults have
-//! changed over time. There is no upgrade and no guessing of versions.
+//! changed over time; the frames that it does not count are [`Counted`]. There is no upgrade and no guessing of versions.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use super::refusal::{Refusal, RefusedConnection};
 use super::settings::Settings;
 use super::trust::Trust;
 use crate::message::{Connection, Protocol};
+use crate::net::{Counted, Side};
 
 /// What a body or a handler may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -91,10 +92,17 @@ pub(super) async fn serve<H, S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (peer, protocol) = (connection.peer, connection.protocol);
+    let floods = Arc::<AtomicU64>::default();
     let ended = match protocol {
         Protocol::Http1 => serve_http1(io, connection, Arc::clone(&handler), settings, ends).await,
-        Protocol::Http2 => serve_http2(io, connection, Arc::clone(&handler), settings, ends).await,
+        Protocol::Http2 => {
+            let io = Counted::new(io, Some(Side::Server), Arc::clone(&floods));
+            serve_http2(io, connection, Arc::clone(&handler), settings, ends).await
+        }
     };
+    if floods.load(Ordering::Relaxed) > 0 {
+        return handler.refused(peer, &RefusedConnection::Flood);
+    }
     if let Err(error) = ended
         && is_violation(protocol, &error)
     {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use http::HeaderValue;
 use serde::{Serialize, Serializer};
@@ -86,6 +86,8 @@ pub(super) struct Node {
     pub(super) health: Arc<Health>,
     /// How it is checked, if it is.
     pub(super) check: Option<Arc<HealthCheck>>,
+    /// Connections that were cut because it sent HTTP/2 frames without end.
+    pub(super) floods: Arc<AtomicU64>,
 }
 
 impl Node {
@@ -105,7 +107,8 @@ impl Node {
 
     pub(super) fn reading(&self) -> EndpointReading<'_> {
         let (state, ejections) = self.health.reading();
-        EndpointReading { id: &self.id, in_flight: self.load().into(), state, ejections }
+        let floods = self.floods.load(Ordering::Relaxed);
+        EndpointReading { id: &self.id, in_flight: self.load().into(), state, ejections, floods }
     }
 
     /// Whether it has a place in flight at the moment.
@@ -129,6 +132,8 @@ pub struct EndpointReading<'a> {
     pub state: EndpointState,
     /// How often it was left out since the start.
     pub ejections: u64,
+    /// How many connections were cut since the start because it sent HTTP/2 frames without end.
+    pub floods: u64,
 }
 
 /// A place in flight; given back when the last holder lets go.

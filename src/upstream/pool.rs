@@ -1,6 +1,8 @@
 //! One pooled HTTP client per endpoint. It keeps connections and nothing else: no retries, no redirects, no proxies.
 
 use std::error::Error as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use hyper_util::client::legacy;
@@ -20,8 +22,8 @@ pub(super) type Client = legacy::Client<Dialer, Upload>;
 const POOL_IDLE: Duration = Duration::from_secs(30);
 /// Bound on the head of an HTTP/1.1 answer and on what is read ahead of a slow client, in bytes.
 const HTTP1_BUFFER: usize = 128 * 1024;
-/// Bound on the header fields of an answer.
-const MAX_HEADERS: usize = 100;
+/// Bound on the header fields of an answer. The library keeps it for HTTP/1.1 only; `send.rs` keeps it for both.
+pub(super) const MAX_HEADERS: usize = 100;
 /// Bound on the header list of an HTTP/2 answer, in bytes.
 const HTTP2_HEADER_LIST: u32 = 32 * 1024;
 /// What an HTTP/2 upstream may send ahead of a slow client, in bytes, for one stream and for all of a connection.
@@ -35,9 +37,16 @@ const HTTP2_LOCAL_RESETS: usize = 1024;
 const HTTP2_PING_EVERY: Duration = Duration::from_secs(20);
 const HTTP2_PING_ANSWER: Duration = Duration::from_secs(10);
 
-/// The client for one endpoint.
-pub(super) fn client(address: &Address, dial: &Dial<'_>, file: &str, place: &str) -> Result<Client, Problem> {
-    let connector = Dialer::new(connector(address, dial, file, place)?, dial.timeouts.idle.get());
+/// The client for one endpoint; `floods` counts its connections that were cut because of one.
+pub(super) fn client(
+    address: &Address,
+    dial: &Dial<'_>,
+    (file, place): (&str, &str),
+    floods: &Arc<AtomicU64>,
+) -> Result<Client, Problem> {
+    let http2 = dial.http2 == Http2::Only;
+    let connector = connector(address, dial, file, place)?;
+    let connector = Dialer::new(connector, dial.timeouts.idle.get(), http2, Arc::clone(floods));
     let idle = usize::try_from(dial.max_in_flight).unwrap_or(usize::MAX);
     Ok(legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -47,7 +56,7 @@ pub(super) fn client(address: &Address, dial: &Dial<'_>, file: &str, place: &str
         .retry_canceled_requests(false)
         .http1_max_buf_size(HTTP1_BUFFER)
         .http1_max_headers(MAX_HEADERS)
-        .http2_only(dial.http2 == Http2::Only)
+        .http2_only(http2)
         .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW)
         .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
         .http2_max_send_buf_size(HTTP2_SEND_BUFFER)

@@ -166,7 +166,8 @@ impl Build<'_> {
             |address: &Address| address.is_plaintext_remote() && dial.plaintext == Plaintext::Refused;
         let addresses = dial.endpoints.iter().filter_map(|text| text.parse::<Address>().ok());
         for address in addresses.filter(|address| !refused(address)) {
-            match pool::client(&address, dial, self.file, place) {
+            let floods = Arc::default();
+            match pool::client(&address, dial, (self.file, place), &floods) {
                 Ok(client) => {
                     let id = EndpointId::new(upstream.clone(), &address);
                     nodes.push(Arc::new(Node {
@@ -180,6 +181,7 @@ impl Build<'_> {
                         in_flight: AtomicU32::new(0),
                         freed: Arc::clone(&freed),
                         check: check.clone(),
+                        floods,
                     }));
                 }
                 Err(problem) => {

@@ -184,6 +184,9 @@ async fn head(
             Ok(Ok(response)) if response.status().is_informational() => {
                 return Err(Failure { kind: SendErrorKind::Protocol, source: None });
             }
+            Ok(Ok(response)) if response.headers().len() > pool::MAX_HEADERS => {
+                return Err(Failure { kind: SendErrorKind::Protocol, source: None });
+            }
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) => return Err(classify(error, watch)),
             Err(elapsed) if watch.deadline(limit) <= deadline => {

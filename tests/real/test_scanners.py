@@ -24,10 +24,11 @@ def scan(argv, env, seconds=90):
 def test_h2load(t):
     env = components.tool("h2load", COMPONENTS)
     gateway, _ = t.echo_gateway()
-    said = scan(["h2load", "-n", 2000, "-c", 10, "-m", 10, gateway.url + "/app/x"], env)
-    print("    ", re.search(r"finished in .*", said)[0], flush=True)
-    assert "2000 succeeded, 0 failed, 0 errored, 0 timeout" in said and "status codes: 2000 2xx" in said, said
-    assert "TLSv1.3" in said and "Application protocol: h2" in said, said
+    for connections, streams in (10, 10), (1, 100):
+        said = scan(["h2load", "-n", 2000, "-c", connections, "-m", streams, gateway.url + "/app/x"], env)
+        print("    ", f"{connections} connections of {streams} streams:", re.search(r"finished in .*", said)[0], flush=True)
+        assert "2000 succeeded, 0 failed, 0 errored, 0 timeout" in said and "status codes: 2000 2xx" in said, said
+        assert "TLSv1.3" in said and "Application protocol: h2" in said, said
 
 
 def test_slowhttptest(t):

@@ -54,8 +54,10 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn http2_floods_are_cut() {
     const HEADERS: u8 = 1;
+    const PRIORITY: u8 = 2;
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
     const WINDOW_UPDATE: u8 = 8;
     const CONTINUATION: u8 = 9;
     // GET https://a/slow in HPACK: three indexed fields, then path and authority as literals.
@@ -76,9 +78,18 @@ async fn http2_floods_are_cut() {
     let pki = Pki::new();
     let running = Running::start(settings(Some(pki.tls(ClientAuth::Off))));
     let client = Client { versions: BOTH, alpn: &[b"h2"], identity: None };
-    let floods =
-        [("rapid reset", rapid_reset), ("made you reset", made_you_reset), ("continuation", continuation)];
-    for (at, (name, flood)) in floods.into_iter().enumerate() {
+    let uncounted = |kind, stream, payload: &[u8]| frame(kind, 0, stream, payload).repeat(12_000);
+    let floods = [
+        ("rapid reset", rapid_reset, "protocol_violation"),
+        ("made you reset", made_you_reset, "protocol_violation"),
+        ("continuation", continuation, "protocol_violation"),
+        ("ping", uncounted(PING, 0, b"tidegate"), "http2_flood"),
+        ("settings", uncounted(SETTINGS, 0, &[]), "http2_flood"),
+        ("window update", uncounted(WINDOW_UPDATE, 0, &1_u32.to_be_bytes()), "http2_flood"),
+        ("priority", uncounted(PRIORITY, 1, &[0, 0, 0, 0, 1]), "http2_flood"),
+        ("unknown", uncounted(0xbe, 0, b"?"), "http2_flood"),
+    ];
+    for (at, (name, flood, code)) in floods.into_iter().enumerate() {
         let stream = client.connect(&pki, running.address).await.unwrap();
         let (mut reader, mut writer) = tokio::io::split(stream);
         let sending = tokio::spawn(async move {
@@ -91,7 +102,7 @@ async fn http2_floods_are_cut() {
         let ended = timeout(Duration::from_secs(1), reader.read_to_end(&mut got)).await;
         assert!(ended.is_ok(), "{name} goes on");
         eventually("the cut is reported", || running.refused().len() == at + 1).await;
-        assert_eq!(running.refused().last(), Some(&"protocol_violation"), "{name}");
+        assert_eq!(running.refused().last(), Some(&code), "{name}");
         drop(sending.await.unwrap());
     }
     let url = format!("https://gateway.test:{}/echo", running.address.port());

@@ -287,3 +287,83 @@ async fn load_spreads_over_endpoints() {
     drop((held, more));
     assert!(upstreams.loads().all(|(_, load)| load == 0));
 }
+
+/// One HTTP/2 frame (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Frames that the library answers or passes over: the connection ends with a request on it, and also when the request has been answered before.
+#[tokio::test]
+async fn an_upstream_that_sends_frames_without_end_is_cut() {
+    const SETTINGS: (u8, u32, &[u8]) = (4, 0, &[]);
+    // `:status: 103`, as a literal that is not indexed.
+    const EARLY: (u8, u32, &[u8]) = (1, 1, &[0x08, 3, b'1', b'0', b'3']);
+    let floods = [
+        ("ping", (6, 0, &[7; 8][..])),
+        ("settings", SETTINGS),
+        ("1xx", EARLY),
+        ("goaway", (7, 0, &[0x7f, 255, 255, 255, 0, 0, 0, 0])),
+    ];
+    // Without a request the first of these ends the connection anyway.
+    let answers = ["1xx", "goaway"];
+    for (name, (kind, stream, payload)) in floods {
+        for answered in [false, true].into_iter().take(if answers.contains(&name) { 1 } else { 2 }) {
+            let address = accept(move |mut socket| async move {
+                let (end_headers, end_both) = (0x4, 0x5);
+                let answer = if answered { frame(1, end_both, 1, &[0x88]) } else { Vec::new() };
+                let flood =
+                    frame(kind, if kind == 1 { end_headers } else { 0 }, stream, payload).repeat(1000);
+                let (mut reader, mut writer) = socket.split();
+                let mut seen = vec![0; 24];
+                reader.read_exact(&mut seen).await.unwrap();
+                writer.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+                // The head of the request is on its way when its frame has come: then the settings have been answered too.
+                while !seen.windows(9).any(|head| head[3] == 1 && head[5..] == [0, 0, 0, 1]) {
+                    assert!(reader.read_buf(&mut seen).await.unwrap() > 0);
+                }
+                writer.write_all(&answer).await.unwrap();
+                let reading = async { while reader.read(&mut seen).await.is_ok_and(|count| count > 0) {} };
+                let writing = async { while writer.write_all(&flood).await.is_ok() {} };
+                tokio::join!(reading, writing);
+            })
+            .await;
+            let upstreams =
+                upstreams(&[address], &json!({ "http2": "only", "timeouts": { "first_byte": "5s" } }));
+            let endpoint = upstreams.select(&service(), &[]).unwrap();
+            let began = Instant::now();
+            let got = upstreams.send(&endpoint, outbound(http::Request::get("/"), empty())).await;
+            match got {
+                Ok(answer) => assert!(answered && answer.response.status() == 200, "{name}"),
+                Err(error) => assert!(!answered && error.code() == "upstream_reset", "{name}: {error:?}"),
+            }
+            while upstreams.endpoints().all(|endpoint| endpoint.floods == 0) {
+                assert!(began.elapsed() < Duration::from_secs(1), "{name}, answered: {answered}: not cut");
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_too_many_header_fields_is_refused_in_both_versions() {
+    for http2 in ["never", "only"] {
+        for (fields, passes) in [(90, true), (140, false)] {
+            let address = serve(move |_| async move {
+                let mut answer = http::Response::new(empty());
+                for at in 0..fields {
+                    let name = http::HeaderName::try_from(format!("x-{at}")).unwrap();
+                    answer.headers_mut().insert(name, http::HeaderValue::from_static("y"));
+                }
+                answer
+            })
+            .await;
+            let upstreams = upstreams(&[address], &json!({ "http2": http2 }));
+            let endpoint = upstreams.select(&service(), &[]).unwrap();
+            let got = upstreams.send(&endpoint, outbound(http::Request::get("/"), empty())).await;
+            let kind = got.map(|_| ()).map_err(|error| error.kind());
+            assert_eq!(kind, if passes { Ok(()) } else { Err(SendErrorKind::Protocol) }, "{fields} {http2}");
+        }
+    }
+}
