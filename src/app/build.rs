@@ -14,7 +14,8 @@ use crate::identity::Identity;
 use crate::inspect::{Catalog, DatasetSettings};
 use crate::limit::Limits;
 use crate::listen;
-use crate::model::{Clock, ClusterName, Duration, Objects, Problems, RecipientName, SystemClock};
+use crate::message::HeldBodies;
+use crate::model::{Clock, ClusterName, Duration, Objects, Problems, RecipientName, RouteKind, SystemClock};
 use crate::net::{self, Alpn, CertificateFacts, Client, ClientSettings, ClientTls};
 use crate::policy::Bundle;
 use crate::protect::Protector;
@@ -62,12 +63,16 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
     }
     problems.append(outbox::check(file.audit.export.iter(), &config.name, "audit.export"));
     problems.append(file.telemetry.check(&config.name, "telemetry"));
-    let stall = file.gate.answer_stall;
-    if stall < Duration::millis(100) || stall > Duration::secs(86_400) {
-        let message = format!("{stall} is out of range");
-        problems.push(&config.name, "gate.answer_stall", message, "use `100ms` to `1d`");
+    for (key, time) in [("answer_stall", file.gate.answer_stall), ("body_time", file.gate.body_time)] {
+        if time < Duration::millis(100) || time > Duration::secs(86_400) {
+            let message = format!("{time} is out of range");
+            problems.push(&config.name, format!("gate.{key}"), message, "use `100ms` to `1d`");
+        }
     }
     let routes = routes(config, &mut problems);
+    if let Some(table) = &routes {
+        room(config, table, &mut problems);
+    }
     let mut of_datasets = Problems::new();
     let catalog = catalog(config, &mut of_datasets);
     let identity = kept(
@@ -93,6 +98,7 @@ pub(super) fn snapshot(config: &Config) -> Result<Snapshot, Problems> {
             Some((protector, upstreams)),
         ) if problems.is_empty() => Ok(Snapshot {
             gate: file.gate.clone(),
+            held: Arc::new(HeldBodies::new(&file.gate)),
             routes: Arc::new(routes),
             identity: Arc::new(identity),
             catalog: Arc::new(catalog),
@@ -186,6 +192,21 @@ fn sealed_as_said(config: &Config, (index, route): (usize, &RouteSettings), prob
         };
         let place = format!("{}.objects", config.route_place(index));
         problems.push(&config.name, place, message, hint);
+    }
+}
+
+/// That every body which is read whole finds room when it is alone.
+fn room(config: &Config, routes: &Table, problems: &mut Problems) {
+    let gate = &config.file.gate;
+    let whole = routes.routes().filter(|route| matches!(route.kind, RouteKind::Inference { .. }));
+    let Some(route) = whole.max_by_key(|route| route.max_body) else { return };
+    let needed = route.max_body.min(gate.max_body.get());
+    if gate.held_bodies.get() < needed {
+        let message = format!(
+            "{} is less than a body of route `{}` may have, {needed} bytes",
+            gate.held_bodies, route.name
+        );
+        problems.push(&config.name, "gate.held_bodies", message, "raise it, or lower the route's `max_body`");
     }
 }
 

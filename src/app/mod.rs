@@ -144,6 +144,7 @@ pub async fn start_with(config: Config) -> Result<Running, StartError> {
     let following = Following::start(&files, &gateway, data.tls(), (&audit, &telemetry, &status));
     let judge = tokio::spawn(Arc::clone(&gateway).keep_deciding());
     observe::exchanges(&telemetry, &gateway);
+    observe::held_bodies(&telemetry, &gateway);
     let data_task = tokio::spawn(data.run(Arc::new(DataHandler(gateway)), stopped(data_stops)));
     let admin_task = tokio::spawn(admin_listener.run(Arc::new(AdminHandler(admin)), stopped(admin_stops)));
     Ok(Running {

@@ -62,6 +62,24 @@ pub(super) fn exchanges(telemetry: &Telemetry, gateway: &Arc<Gateway>) {
     telemetry.metrics().observe(gauge, move || u64::try_from(read()).unwrap_or(u64::MAX));
 }
 
+/// Registers the readings of the room for bodies that are read whole.
+pub(super) fn held_bodies(telemetry: &Telemetry, gateway: &Gateway) {
+    let held = Arc::clone(&gateway.snapshot().held);
+    let room = Arc::clone(&held);
+    let used = Gauge {
+        name: "tidegate.held_bodies",
+        unit: "By",
+        description: "Bytes of bodies that are read whole, held now",
+    };
+    telemetry.metrics().observe(used, move || held.used());
+    let most = Gauge {
+        name: "tidegate.held_bodies.limit",
+        unit: "By",
+        description: "Bytes of bodies that may be held",
+    };
+    telemetry.metrics().observe(most, move || room.most());
+}
+
 /// Registers the readings of the far sides: endpoints, queues, retries.
 pub(super) fn upstreams(telemetry: &Telemetry, gateway: &Arc<Gateway>) {
     let metrics = telemetry.metrics();

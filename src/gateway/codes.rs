@@ -534,6 +534,18 @@ pub const ALL: &[Code] = &[
         "Ambiguous body",
         "A top-level key occurs twice, or looks like a known one in other letters.",
     ),
+    code(
+        "body_too_slow",
+        408,
+        "Body too slow",
+        "The body has to be read whole, and did not come within `gate.body_time`.",
+    ),
+    code(
+        "held_bodies_full",
+        503,
+        "No room for the body",
+        "The gateway holds `gate.held_bodies` bytes of bodies that are read whole, and this one would have been the largest of those that are still coming. Try again after `Retry-After`.",
+    ),
     code("body_idle", 408, "Body timeout", "The client sent nothing of the body for too long."),
     code(
         "body_malformed",

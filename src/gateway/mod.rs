@@ -115,6 +115,7 @@ impl Gateway {
             &snapshot.catalog,
             snapshot.bundle.jurisdictions(),
             &snapshot.identity.placement_of(&principal),
+            &snapshot.held,
         )
         .await?;
         exchange.inspected(&inspected);

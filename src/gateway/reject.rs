@@ -119,7 +119,7 @@ impl Reject {
             return Ending::Withdrawn;
         }
         match self.code.name {
-            "upstream_timeout" | "request_body_timeout" | "body_idle" => Ending::Timeout,
+            "upstream_timeout" | "request_body_timeout" | "body_idle" | "body_too_slow" => Ending::Timeout,
             "upstream_reset" => Ending::UpstreamReset,
             "panicked" => Ending::Panicked,
             _ => Ending::Refused,
@@ -226,7 +226,10 @@ impl From<RouteError> for Reject {
 
 impl From<InspectError> for Reject {
     fn from(error: InspectError) -> Self {
-        Self::from_stage(error.code(), error)
+        let wait = error.is_for_now().then_some(Duration::from_secs(5));
+        let mut reject = Self::from_stage(error.code(), error);
+        reject.retry_after = wait;
+        reject
     }
 }
 

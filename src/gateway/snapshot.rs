@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::identity::Identity;
 use crate::inspect::{Catalog, RouteFacts};
 use crate::limit::Limits;
-use crate::message::{GateSettings, Target};
+use crate::message::{GateSettings, HeldBodies, Target};
 use crate::policy::Bundle;
 use crate::protect::Protector;
 use crate::route::{Route, Table};
@@ -16,6 +16,8 @@ use crate::upstream::Upstreams;
 pub struct Snapshot {
     /// Bounds of the gate.
     pub gate: GateSettings,
+    /// The room for bodies that are read whole, which a new snapshot of the same process shares.
+    pub held: Arc<HeldBodies>,
     /// The routes.
     pub routes: Arc<Table>,
     /// Issuers, trust domains and keys.

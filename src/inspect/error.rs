@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::message::{BodyFault, BodyTooLarge, ReadBodyError};
+use crate::message::{BodyFault, BodyTooLarge, HoldBodyError, ReadBodyError};
 
 /// A request that inspection refuses. `Display` is the public reason; nothing internal is in it.
 #[derive(Debug, thiserror::Error)]
@@ -13,12 +13,9 @@ pub enum InspectError {
     /// A compressed inference body cannot be inspected.
     #[error("the body must not have a content coding")]
     ContentEncoding,
-    /// The body is too large, idle or malformed.
+    /// The body is too large, idle, slow, malformed or broken off, or there was no room for it.
     #[error(transparent)]
-    Body(BodyFault),
-    /// The connection broke while the body was read.
-    #[error("the body ended early")]
-    BodyBroken(#[source] crate::message::BoxError),
+    Body(#[from] HoldBodyError),
     /// No JSON object, or a member of the wrong type.
     #[error("the body is invalid: {0}")]
     BodyInvalid(&'static str),
@@ -88,18 +85,15 @@ impl From<StoreFault> for InspectError {
     }
 }
 
-impl From<ReadBodyError> for InspectError {
-    fn from(error: ReadBodyError) -> Self {
-        match error {
-            ReadBodyError::Fault(fault) => Self::Body(fault),
-            ReadBodyError::Broken(cause) => Self::BodyBroken(cause),
-        }
-    }
-}
-
 impl InspectError {
     pub(super) const fn too_large(limit: u64) -> Self {
-        Self::Body(BodyFault::TooLarge(BodyTooLarge { limit }))
+        Self::Body(HoldBodyError::Read(ReadBodyError::Fault(BodyFault::TooLarge(BodyTooLarge { limit }))))
+    }
+
+    /// Whether the same request may be served in a moment.
+    #[must_use]
+    pub const fn is_for_now(&self) -> bool {
+        matches!(self, Self::Body(HoldBodyError::NoRoom))
     }
 
     /// The status that answers it.
@@ -107,7 +101,7 @@ impl InspectError {
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::ContentType | Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Body(fault) => fault.status(),
+            Self::Body(error) => error.status(),
             Self::ModelUnknown => StatusCode::NOT_FOUND,
             Self::DatasetUnknown | Self::ListSpansDatasets => StatusCode::FORBIDDEN,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
@@ -122,8 +116,7 @@ impl InspectError {
         match self {
             Self::ContentType => "content_type_unsupported",
             Self::ContentEncoding => "content_encoding_unsupported",
-            Self::Body(fault) => fault.code(),
-            Self::BodyBroken(_) => "body_broken",
+            Self::Body(error) => error.code(),
             Self::BodyInvalid(_) => "body_invalid",
             Self::BodyTooDeep => "body_too_deep",
             Self::BodyAmbiguous => "body_ambiguous",

@@ -8,7 +8,7 @@ use super::label::{effective_label, purpose};
 use super::{
     Catalog, InferenceKind, InspectError, Inspected, MAX_CANDIDATES, Operation, Payload, RouteFacts,
 };
-use crate::message::{Inbound, collect_bounded, empty, headers};
+use crate::message::{HeldBodies, Inbound, empty, headers};
 use crate::model::{Action, Candidate, ClusterName, Jurisdictions, ModelName, Resource, UpstreamRef};
 
 pub(super) async fn inspect(
@@ -17,13 +17,14 @@ pub(super) async fn inspect(
     (action, clusters): (Action, &[ClusterName]),
     catalog: &Catalog,
     jurisdictions: &Jurisdictions,
+    held: &HeldBodies,
 ) -> Result<(Inspected, Payload), InspectError> {
     check_media(&inbound.headers)?;
     // What the headers alone decide comes before the wait for the body.
     let label = effective_label(route.floor, None, &inbound.caller, jurisdictions)?;
     let purpose = purpose(&inbound.caller)?;
     let path_and_query = inbound.target.forward(route.strip_segments).ok_or(InspectError::Unconfigured)?;
-    let body = collect_bounded(std::mem::replace(&mut inbound.body, empty()), route.max_body).await?;
+    let body = held.collect(std::mem::replace(&mut inbound.body, empty()), route.max_body).await?;
     let facts = read_json(&body)?;
     let model: ModelName = facts.model.parse().map_err(|_| InspectError::ModelUnknown)?;
     let candidates = candidates(clusters, &model, catalog);

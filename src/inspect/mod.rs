@@ -27,7 +27,7 @@ pub use json::{JsonFacts, read_json};
 pub use label::effective_label;
 pub use store::{AtRest, StoreCall, StoreOperation};
 
-use crate::message::{Body, Inbound};
+use crate::message::{Body, HeldBodies, Inbound};
 use crate::model::{
     Action, Candidate, Floor, Jurisdictions, Label, ModelName, Objects, Placement, RouteKind,
 };
@@ -126,7 +126,7 @@ impl InferenceKind {
 }
 
 /// Inspects a request of a route and gives its body apart. Takes the body out of `inbound`, and out of its headers what only concerns the gateway.
-/// `reader` is the cluster of the workload that asks, if it is known: what it reads goes there.
+/// `reader` is the cluster of the workload that asks, if it is known: what it reads goes there. `held` is the room for what is read whole.
 ///
 /// # Errors
 /// The request is not of the route's kind, is malformed or over a bound, or names a model or dataset that is not configured.
@@ -136,13 +136,14 @@ pub async fn inspect(
     catalog: &Catalog,
     jurisdictions: &Jurisdictions,
     reader: &Placement,
+    held: &HeldBodies,
 ) -> Result<(Inspected, Payload), InspectError> {
     if inbound.declared_bytes.is_some_and(|bytes| bytes > route.max_body) {
         return Err(InspectError::too_large(route.max_body));
     }
     match route.kind {
         RouteKind::Inference { action, clusters } => {
-            inference::inspect(inbound, route, (*action, clusters), catalog, jurisdictions).await
+            inference::inspect(inbound, route, (*action, clusters), catalog, jurisdictions, held).await
         }
         RouteKind::Store { store } => store::inspect(inbound, route, store, catalog, jurisdictions, reader),
         RouteKind::Service { service } => plain::inspect(inbound, route, service, catalog, jurisdictions),

@@ -10,6 +10,7 @@ mod proxy;
 mod refusal;
 mod serve;
 mod settings;
+mod stall;
 mod trust;
 
 pub use accept::{ListenError, Listener};

@@ -17,7 +17,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,6 +26,7 @@ use super::guard::{Guard, GuardTimes, Verdict};
 use super::head::HeadLimits;
 use super::refusal::{Refusal, RefusedConnection};
 use super::settings::Settings;
+use super::stall::{Streams, Watched};
 use super::trust::Trust;
 use crate::message::{Connection, Protocol};
 use crate::net::{Counted, Side};
@@ -197,7 +198,9 @@ where
         async move {
             let request = request.map(|body| RequestBody { body, verdict: None });
             let answer = handler.handle(connection, request).await;
-            Ok::<_, std::convert::Infallible>(answer.map(|body| BusyBody { body, _busy: busy }))
+            Ok::<_, std::convert::Infallible>(
+                answer.map(|body| BusyBody { body: Watched::new(body), _busy: busy }),
+            )
         }
     });
     let served = http2_builder(settings).serve_connection(TokioIo::new(io), service);
@@ -216,10 +219,10 @@ where
     timeout(limit, served).await.unwrap_or(Ok(()))
 }
 
-fn http2_builder(settings: &Settings) -> http2::Builder<TokioExecutor> {
+fn http2_builder(settings: &Settings) -> http2::Builder<Streams> {
     let bounds = &settings.http2;
     let u32_of = |size: crate::model::ByteSize| u32::try_from(size.get()).unwrap_or(u32::MAX >> 1);
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(Streams { limit: settings.limits.idle_timeout.get() });
     builder
         .timer(TokioTimer::new())
         .adaptive_window(false)
@@ -321,7 +324,7 @@ impl Drop for Busy {
 pin_project_lite::pin_project! {
     struct BusyBody {
         #[pin]
-        body: AnswerBody,
+        body: Watched,
         _busy: Busy,
     }
 }

@@ -87,7 +87,8 @@ pub struct Limits {
     pub max_header_bytes: ByteSize,
     /// Header fields of a request.
     pub max_headers: u16,
-    /// Time without a request, or without progress of a write, after which a connection is closed.
+    /// Time without a request, or without progress of a write, after which a connection is closed; over HTTP/2 an answer that its client
+    /// leaves lying ends its stream alone, and each KiB of it buys a second, at most as much again.
     pub idle_timeout: Duration,
 }
 

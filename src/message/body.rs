@@ -24,7 +24,7 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// What is reserved for a buffered body before its bytes arrive: a declared length is only a claim.
-const FIRST_RESERVE: usize = 64 * 1024;
+pub(super) const FIRST_RESERVE: usize = 64 * 1024;
 
 /// A body of no bytes.
 #[must_use]

@@ -33,6 +33,12 @@ pub struct GateSettings {
     pub max_body: ByteSize,
     /// The longest wait for the next part of a request body.
     pub body_idle: Duration,
+    /// How long a body that is read whole (`infer`, `embed`) may take to come; longer is 408. From `100ms` to `1d`.
+    pub body_time: Duration,
+    /// Bytes of bodies that are read whole, of all requests together, held until the far side took them. When they are spent, 503 for
+    /// whoever would hold most: the request that needs more, or the largest whose body has not come whole. At least the largest `max_body` of
+    /// a route with `infer` or `embed`.
+    pub held_bodies: ByteSize,
     /// How long a client may leave an answer lying before it is cut and the far side is free again; each KiB of it buys a second, at most as
     /// much again. From `100ms` to `1d`.
     pub answer_stall: Duration,
@@ -46,6 +52,8 @@ impl Default for GateSettings {
             max_headers: 100,
             max_body: ByteSize::mib(5 * 1024),
             body_idle: Duration::secs(60),
+            body_time: Duration::secs(120),
+            held_bodies: ByteSize::mib(128),
             answer_stall: Duration::secs(60),
         }
     }

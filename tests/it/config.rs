@@ -186,6 +186,9 @@ const BROKEN: &[Case] = &[
     }),
     ("a wrong unit", |s| s.config("drain = \"30s\"", "drain = \"30sec\"")),
     ("a number where a duration belongs", |s| s.config("drain = \"30s\"", "drain = 30")),
+    ("no room for one body, and no time", |s| {
+        s.config("[admin]\n", "[gate]\nheld_bodies = \"3MiB\"\nbody_time = \"1ms\"\n\n[admin]\n");
+    }),
     ("a name with a space", |s| s.config("\"border-1\"", "\"border 1\"")),
     ("a route to an unknown cluster", |s| s.config("[\"eu\", \"us\"]", "[\"eu\", \"asia\"]")),
     ("a route to an unknown store", |s| s.config("store = \"lake\"", "store = \"pond\"")),

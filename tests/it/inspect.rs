@@ -15,7 +15,9 @@ use tidegate::inspect::{
     Catalog, DatasetSettings, InferenceKind, InspectError, Inspected, Operation, Payload, RouteFacts,
     StoreOperation, inspect, read_json,
 };
-use tidegate::message::{Body, BodyFault, Connection, GateSettings, Protocol, boxed, empty, full, gate};
+use tidegate::message::{
+    Body, BodyFault, Connection, GateSettings, HeldBodies, Protocol, boxed, empty, full, gate,
+};
 use tidegate::model::{
     Action, Floor, Jurisdiction, Jurisdictions, Level, Objects, Origin, Placement, Problems, Resource,
     RouteKind,
@@ -113,7 +115,9 @@ impl Fixture {
             objects: Objects::Plain,
             max_body: self.max_body,
         };
-        let inspected = inspect(&mut inbound, facts, &self.catalog, &self.jurisdictions, &self.reader).await;
+        let held = HeldBodies::new(&GateSettings::default());
+        let inspected =
+            inspect(&mut inbound, facts, &self.catalog, &self.jurisdictions, &self.reader, &held).await;
         (inspected.map(|(inspected, body)| Asked { inspected, body }), inbound.headers)
     }
 

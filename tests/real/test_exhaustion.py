@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from doubles import Bulk
-from harness import gateway_config, refused, service_route
+from harness import chat_route, gateway_config, refused, service_route
 from honest import Honest, p99
 from http2 import END_HEADERS, END_STREAM, HEADERS, block, open_http2, raw
 from process import Skip, eventually
@@ -22,6 +22,8 @@ PER_CONNECTION = 48 << 10     # bytes of memory that an idle connection may cost
 NOTICED = 0.25                # seconds; below this nobody says that honest callers suffer
 MEMORY = 256 << 20            # bytes of F14
 BODY = 32 << 20
+WITHHELD = 4 << 20            # as large as a question to a model may be
+HELD = 128 << 20              # the default of `gate.held_bodies`
 MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 
 
@@ -134,6 +136,47 @@ def test_large_bodies_and_slow_readers_in_256_mib(t):
     assert taken > 100 << 20, f"only {taken} bytes came in: nothing was tried"
     assert grown < MEMORY // 2, grown
     assert gateway.request("GET", "/app/x")[0] == 200
+
+
+def test_withheld_bodies_in_256_mib(t):
+    """F14. A hundred bodies that are read whole, and never become whole, share one bound; who asks little is answered beside them."""
+    group, upstream = memory_group(t, MEMORY), bulk(t)
+    upstream.go.set()
+    gateway = t.gateway(gateway_config([chat_route(identity="none")], {"eu": {"endpoints": [upstream.url], "models": ["m"]}},
+                                       changes={"listen.limits": {"max_connections_per_ip": 0}}))
+    t.defer(gateway.process.kill)
+    (group / "cgroup.procs").write_text(str(gateway.process.pid))
+    body = b'{"model": "m", "messages": [], "x": "'.ljust(WITHHELD - 1, b"x")
+    left = {connection: memoryview(body) for connection in connect_many(t, gateway, 100)}
+    for connection in left:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                           b"Content-Length: %d\r\n\r\n" % WITHHELD)
+        connection.setblocking(False)
+
+    def ask():
+        assert gateway.process.code is None, "the gateway was killed"
+        return gateway.request("POST", "/v1/chat/completions", '{"model": "m", "messages": []}', {"Content-Type": "application/json"})[0]
+    beside, until = [], time.monotonic() + 60
+    while any(left.values()) and time.monotonic() < until:
+        for connection, rest in left.items():
+            try:
+                left[connection] = rest[connection.send(rest[:65536]) if rest else 0:]
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+                pass
+            except OSError:
+                left[connection] = memoryview(b"")        # refused
+        if len(beside) < 20:
+            beside.append(ask())
+    beside += [ask() for _ in range(20)]
+    held = next(int(line.rsplit(" ", 1)[1]) for line in gateway.admin("/metrics").splitlines() if line.startswith("tidegate_held_bodies_bytes"))
+    eventually(lambda: sum(map(refused, gateway.records())) >= 100 - HELD // WITHHELD, "those without room are refused and recorded", 10)
+    most = int((group / "memory.max_usage_in_bytes").read_text())
+    print(f"     100 bodies of 4 MiB without their last byte: {held >> 20} MiB held, {sum(map(refused, gateway.records()))} refused, the group at most "
+          f"{most >> 20} MiB; {len(beside)} small requests beside them answered", flush=True)
+    assert not any(left.values()), "they were not sent in a minute: nothing was tried"
+    assert HELD // 2 < held <= HELD, held
+    assert set(beside) == {200}, beside
+    assert gateway.process.code is None, "the gateway was killed"
 
 
 def test_no_file_descriptors(t):

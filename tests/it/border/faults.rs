@@ -5,13 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tidegate::net::{Alpn, ClientTls, ConnectTimes, Connector, Origin, Reach};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
-use tower_service::Service as _;
 
-use super::faults_fixture::{Reply, Upstream, chat, two_clusters};
+use super::faults_fixture::{Reply, Upstream, chat, http2, two_clusters};
 use super::fixture::{Border, whole_answer};
 use crate::fault::{Fault, FaultProxy};
 
@@ -277,7 +274,7 @@ async fn a_client_that_does_not_read_cannot_hold_an_upstream() {
     drop(stream);
 
     // Over HTTP/2 the client never opens its window, and keeps the connection alive.
-    let (mut sender, connection) = http2(&border).await;
+    let (mut sender, connection) = http2(&border, 16 * 1024).await;
     tokio::spawn(connection);
     let body = Full::new(Bytes::from_static(br#"{"model":"tide-small","messages":[]}"#));
     let request = http::Request::post("https://localhost/v1/chat/completions")
@@ -292,29 +289,4 @@ async fn a_client_that_does_not_read_cannot_hold_an_upstream() {
     border.reads(in_flight.0, &in_flight.1, 0).await;
     drop(answer);
     border.running.shutdown().await;
-}
-
-type Http2 = (
-    hyper::client::conn::http2::SendRequest<Full<Bytes>>,
-    hyper::client::conn::http2::Connection<
-        TokioIo<TokioIo<tidegate::net::Stream>>,
-        Full<Bytes>,
-        TokioExecutor,
-    >,
-);
-
-/// An HTTP/2 connection whose streams take 16 KiB until they are read.
-async fn http2(border: &Border) -> Http2 {
-    let tls = ClientTls::load(&border.dir.path().join("ca.pem"), None, Alpn::PreferHttp2).unwrap();
-    let uri: http::Uri =
-        format!("https://127.0.0.1:{}", border.running.data_address().port()).parse().unwrap();
-    let origin = Origin::of(&uri).unwrap();
-    let connector =
-        Connector::secure(origin, &tls, Some("localhost"), Reach::default(), ConnectTimes::default());
-    let stream = connector.unwrap().call(uri).await.unwrap();
-    hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(16 * 1024)
-        .handshake(TokioIo::new(TokioIo::new(stream)))
-        .await
-        .unwrap()
 }

@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tidegate::net::{Alpn, ClientTls, ConnectTimes, Connector, Origin, Reach, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tower_service::Service as _;
 
 use super::fixture::{Answer, Border, Seen, parse, write_policy};
 
@@ -227,4 +230,32 @@ pub(super) fn chat(more: &str) -> String {
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}\
          Content-Length: {length}\r\n\r\n{body}"
     )
+}
+
+/// What sends requests on an HTTP/2 connection, and the connection itself, which somebody must run.
+pub(super) type Http2<B> = (
+    hyper::client::conn::http2::SendRequest<B>,
+    hyper::client::conn::http2::Connection<TokioIo<TokioIo<Stream>>, B, TokioExecutor>,
+);
+
+/// An HTTP/2 connection whose streams take `window` bytes until they are read.
+pub(super) async fn http2<B>(border: &Border, window: u32) -> Http2<B>
+where
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static,
+{
+    let tls = ClientTls::load(&border.dir.path().join("ca.pem"), None, Alpn::PreferHttp2).unwrap();
+    let uri: http::Uri =
+        format!("https://127.0.0.1:{}", border.running.data_address().port()).parse().unwrap();
+    let origin = Origin::of(&uri).unwrap();
+    let connector =
+        Connector::secure(origin, &tls, Some("localhost"), Reach::default(), ConnectTimes::default());
+    let stream = connector.unwrap().call(uri).await.unwrap();
+    hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .handshake(TokioIo::new(TokioIo::new(stream)))
+        .await
+        .unwrap()
 }

@@ -9,6 +9,7 @@ mod failover;
 mod faults;
 mod faults_fixture;
 mod fixture;
+mod held;
 mod limits;
 mod live;
 mod live_fixture;
