@@ -297,7 +297,7 @@ def test_far_sides_that_go_on_and_on(t):
     with Honest(gateway) as honest:
         check_honest(honest, flooded)
     assert "a connection was cut" in gateway.process.text(), "the operator can see why"
-    counted = re.search(r"^tidegate_upstream_endpoint_floods{.*} (\d+)", gateway.admin("/metrics"), re.M)
+    counted = re.search(r'^tidegate_upstream_endpoint_floods{.*tidegate_upstream="eu".*} (\d+)', gateway.admin("/metrics"), re.M)
     assert int(counted[1]) >= len(list(endless_answers())), counted[0]
 
 
