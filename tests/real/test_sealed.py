@@ -1,7 +1,7 @@
 """Restricted prompts through two gateways to a real model: the official client at one end, llama.cpp at the other, and in the middle
 somebody who ends TLS, as a provider's load balancer does, and keeps every byte."""
+import asyncio
 import json
-import socket
 import ssl
 import threading
 
@@ -81,43 +81,37 @@ def key_files(world):
 
 
 class Tap:
-    """Ends the border's TLS and begins its own to the far side, whose peer it is; keeps what passes, both ways."""
+    """Ends the border's TLS and begins its own to the far side, whose peer it is; keeps what passes, both ways.
+
+    One event loop does all of it: two threads may not read and write one TLS session at the same time."""
 
     def __init__(self, far):
         self.captured = []
         self.inside = ssl.create_default_context(cafile=str(far.folder / CA))
         self.inside.load_cert_chain(far.folder / CLIENT, far.folder / CLIENT_KEY)
-        self.target = far.url.rsplit(":", 1)[1]
+        self.target = int(far.url.rsplit(":", 1)[1])
         outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         outside.load_cert_chain(far.folder / SERVER, far.folder / SERVER_KEY)
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"https://localhost:{listener.getsockname()[1]}"
-        self.listener = listener
-        threading.Thread(target=self.accept, args=(outside,), daemon=True).start()
+        self.loop = asyncio.new_event_loop()
+        server = self.loop.run_until_complete(asyncio.start_server(self.carry, "127.0.0.1", 0, ssl=outside))
+        self.url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
 
-    def accept(self, outside):
-        while True:
-            try:
-                near, _ = self.listener.accept()
-                near = outside.wrap_socket(near, server_side=True)
-                far = self.inside.wrap_socket(socket.create_connection(("127.0.0.1", int(self.target))), server_hostname="localhost")
-            except OSError:
-                return
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self.copy, args=(one, other), daemon=True).start()
+    async def carry(self, reader, writer):
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target, ssl=self.inside, server_hostname="localhost")
+        await asyncio.gather(self.copy(reader, far_writer), self.copy(far_reader, writer))
 
-    def copy(self, one, other):
+    async def copy(self, reader, writer):
         try:
-            while piece := one.recv(65536):
+            while piece := await reader.read(65536):
                 self.captured.append(piece)
-                other.sendall(piece)
+                writer.write(piece)
+                await writer.drain()
         except OSError:
             pass
-        for end in (one, other):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        writer.close()
 
     def close(self):
-        self.listener.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
