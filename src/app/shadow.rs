@@ -2,6 +2,7 @@
 //!
 //! Whatever is wrong with it is told, and changes nothing of what is enforced: a candidate that does not load is none.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,7 +32,11 @@ pub(super) struct Follow {
 /// Starts the thread that asks, if the configuration names a folder for a candidate.
 pub(super) fn open(config: &Config, audit: &Audit) -> anyhow::Result<Option<Arc<Shadow>>> {
     let Some(settings) = &config.file.policy.shadow else { return Ok(None) };
-    let shadow = Shadow::start(usize::from(settings.queue.get()), audit.clone());
+    let workers = match config.file.gateway.workers {
+        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        workers => usize::from(workers),
+    };
+    let shadow = Shadow::start(usize::from(settings.queue.get()), workers, audit.clone());
     Ok(Some(Arc::new(shadow.context("failed to start the shadow policies")?)))
 }
 

@@ -1,15 +1,17 @@
 //! Shadow: a candidate bundle is asked what the live one was asked. The live one alone enforces.
 //!
 //! The request path hands over a copy of the question and its outcome, and never waits: a full queue drops, and drops are counted.
-//! One thread asks the candidate (`worker`), with the lowest priority that the system gives, so that requests get the
-//! processor first. Divergences are counted in groups (`groups`), which become metrics and events of the journal.
+//! One thread asks the candidate (`worker`), with the lowest priority that the system gives and a small share of the processors'
+//! time (`share`): what requests can still be served is never decided by the comparison. Divergences are counted in groups
+//! (`groups`), which become metrics and events of the journal.
 
 mod groups;
+mod share;
 mod worker;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,13 +23,17 @@ use crate::model::{Candidate, Principal, Protection, RecordId};
 use crate::policy::shadow::{Differs, Question};
 use crate::policy::{AuthzRequest, Bundle, Denial, Permit};
 
-use worker::{Asked, Task, Worker};
+use share::Share;
+use worker::{Asked, Task, Tasks, Worker};
 
 /// A candidate beside the live bundle of one gateway.
 pub struct Shadow {
     candidate: Arc<ArcSwapOption<Bundle>>,
     problem: ArcSwap<String>,
     queue: SyncSender<Task>,
+    places: usize,
+    /// How many decisions wait: a queue that is full costs the request path no copy.
+    waiting: Arc<AtomicUsize>,
     figures: Arc<Figures>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -80,17 +86,21 @@ fn add(count: &AtomicU64) {
 }
 
 impl Shadow {
-    /// Starts the thread that asks; there is no candidate yet. `places` is how many decisions may wait for it.
+    /// Starts the thread that asks; there is no candidate yet. `places` is how many decisions may wait for it, `workers` how many
+    /// threads serve requests.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(places: usize, audit: Audit) -> io::Result<Self> {
+    pub fn start(places: usize, workers: usize, audit: Audit) -> io::Result<Self> {
         let (queue, inbox) = sync_channel(places);
         let (candidate, figures) = (Arc::new(ArcSwapOption::empty()), Arc::new(Figures::default()));
-        let worker = Worker::new(inbox, Arc::clone(&candidate), Arc::clone(&figures), audit);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let tasks = Tasks { inbox, waiting: Arc::clone(&waiting) };
+        let worker =
+            Worker::new(tasks, Arc::clone(&candidate), Arc::clone(&figures), audit, Share::of(workers));
         let thread = thread::Builder::new().name("tidegate-shadow".to_owned()).spawn(|| worker.run())?;
         let (problem, worker) = (ArcSwap::default(), Mutex::new(Some(thread)));
-        Ok(Self { candidate, problem, queue, figures, worker })
+        Ok(Self { candidate, problem, queue, places, waiting, figures, worker })
     }
 
     /// Takes another candidate from here on; none ends the comparison. What is wrong with the newest files, if anything is, is for `/readyz`.
@@ -135,10 +145,14 @@ impl Shadow {
         if candidate.hash() == &**live {
             return;
         }
-        let question = Question::new(principal, request, candidates, rungs, decided);
-        if self.queue.try_send(Task::Compare(Box::new(Asked { id, question }))).is_err() {
-            add(&self.figures.dropped);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.places {
+            let question = Question::new(principal, request, candidates, rungs, decided);
+            if self.queue.try_send(Task::Compare(Box::new(Asked { id, question }))).is_ok() {
+                return;
+            }
         }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        add(&self.figures.dropped);
     }
 
     /// Asks what still waits, writes what is counted, and ends the thread. Blocks.

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::policy::Bundle;
 use crate::policy::shadow::Question;
 
 use super::groups::Groups;
+use super::share::Share;
 use super::{Figures, add};
 
 /// How long questions gather: the request path then wakes the thread once for many.
@@ -32,6 +34,29 @@ const LOWEST: i32 = 19;
 pub(super) enum Task {
     Compare(Box<Asked>),
     Close,
+}
+
+/// What the thread is told, with the count of what waits.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    pub(super) inbox: Receiver<Task>,
+    pub(super) waiting: Arc<AtomicUsize>,
+}
+
+impl Tasks {
+    fn next(&self) -> Option<Task> {
+        self.inbox.try_recv().ok().inspect(|task| self.taken(task))
+    }
+
+    fn wait(&self) -> Result<Task, RecvTimeoutError> {
+        self.inbox.recv_timeout(TELL).inspect(|task| self.taken(task))
+    }
+
+    fn taken(&self, task: &Task) {
+        if matches!(task, Task::Compare(_)) {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A decision and the record of its crossing.
@@ -53,7 +78,8 @@ struct Sums {
 
 /// Asks, and keeps the groups.
 pub(super) struct Worker {
-    inbox: Receiver<Task>,
+    tasks: Tasks,
+    share: Share,
     candidate: Arc<ArcSwapOption<Bundle>>,
     figures: Arc<Figures>,
     audit: Audit,
@@ -68,13 +94,15 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        inbox: Receiver<Task>,
+        tasks: Tasks,
         candidate: Arc<ArcSwapOption<Bundle>>,
         figures: Arc<Figures>,
         audit: Audit,
+        share: Share,
     ) -> Self {
         Self {
-            inbox,
+            tasks,
+            share,
             candidate,
             figures,
             audit,
@@ -94,7 +122,7 @@ impl Worker {
             tracing::warn!(%error, "the shadow policies keep the priority of requests");
         }
         loop {
-            match self.inbox.recv_timeout(TELL) {
+            match self.tasks.wait() {
                 Ok(Task::Compare(asked)) => self.compare(&asked),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Task::Close) | Err(RecvTimeoutError::Disconnected) => break,
@@ -103,14 +131,14 @@ impl Worker {
                 break;
             }
             self.tell_if_due();
-            thread::sleep(GATHER);
+            thread::sleep(self.share.rest().max(GATHER));
         }
         self.sum();
     }
 
     /// Asks all that waits; whether it was told to close.
     fn drain(&mut self) -> bool {
-        while let Ok(task) = self.inbox.try_recv() {
+        while let Some(task) = self.tasks.next() {
             match task {
                 Task::Compare(asked) => self.compare(&asked),
                 Task::Close => return true,
