@@ -189,8 +189,11 @@ impl<H: Handler> Shared<H> {
         };
         let serving = tls.current();
         let limit = self.settings.limits.handshake_timeout.get();
+        // Boxed, because its state is large and over when the connection's long life begins.
+        let handshake =
+            Box::pin(timeout(limit, TlsAcceptor::from(Arc::clone(&serving.config)).accept(stream)));
         let shaken = tokio::select! {
-            shaken = timeout(limit, TlsAcceptor::from(Arc::clone(&serving.config)).accept(stream)) => shaken,
+            shaken = handshake => shaken,
             () = stopping.begun() => return,
         };
         let connection = match shaken {
@@ -205,7 +208,7 @@ impl<H: Handler> Shared<H> {
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
                 let trust = Trust::new(tls, serving.generation, chain, standing);
                 let connection = Arc::new(connection);
-                // Boxed, because a TLS stream with two protocols' state is large.
+                // Boxed, because a TLS stream with a protocol's state is large.
                 Box::pin(serve(stream, connection, handler, &self.settings, (stopping, trust))).await;
             }
             Err(reason) => self.handler.refused(peer, &reason),

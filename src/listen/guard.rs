@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::gather::Gather;
 use super::head::{HeadLimits, Scanner};
 use super::refusal::Refusal;
 
@@ -64,6 +65,7 @@ pub(crate) struct Guard<S> {
     head_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
+    gather: Gather,
     peer_closed: bool,
 }
 
@@ -83,6 +85,7 @@ impl<S> Guard<S> {
             head_timer: Some(Box::pin(sleep(times.head))),
             write_timer: None,
             linger: None,
+            gather: Gather::default(),
             peer_closed: false,
         }
     }
@@ -116,6 +119,15 @@ impl<S> Guard<S> {
 
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
         self.head_timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+    }
+
+    /// Not ready once or a few times before a small write that goes on with an answer; see [`Gather`].
+    fn let_others_run(&mut self, cx: &Context<'_>, bytes: usize) -> Poll<()> {
+        if self.write_timer.is_none() && self.gather.waits(self.scanner.heads(), bytes) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     /// Ends a write that has made no progress for too long.
@@ -189,6 +201,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.let_others_run(cx, bytes.len()));
         let written = Pin::new(&mut this.io).poll_write(cx, bytes);
         this.watch_write(cx, written)
     }
@@ -199,6 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.let_others_run(cx, bytes.iter().map(|piece| piece.len()).sum()));
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bytes);
         this.watch_write(cx, written)
     }

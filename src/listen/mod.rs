@@ -4,6 +4,7 @@
 //! means, who sent it and what is answered belongs to the [`Handler`]. Read `accept.rs` first, then `serve.rs`, `guard.rs` and `head.rs`.
 
 mod accept;
+mod gather;
 mod guard;
 mod head;
 mod proxy;

@@ -98,7 +98,8 @@ pub(super) async fn serve<H, S>(
         Protocol::Http1 => serve_http1(io, connection, Arc::clone(&handler), settings, ends).await,
         Protocol::Http2 => {
             let io = Counted::new(io, Some(Side::Server), Arc::clone(&floods));
-            serve_http2(io, connection, Arc::clone(&handler), settings, ends).await
+            // Boxed, so that connections of HTTP/1 keep no room for it.
+            Box::pin(serve_http2(io, connection, Arc::clone(&handler), settings, ends)).await
         }
     };
     if floods.load(Ordering::Relaxed) > 0 {
@@ -142,7 +143,8 @@ where
                 Some(refusal) => closing(handler.reject(connection, refusal).await, refusal),
                 None => {
                     let request = request.map(|body| RequestBody { body, verdict: Some(verdict) });
-                    let mut answer = handler.handle(connection, request).await;
+                    // Boxed, because the library keeps room for one call on each connection, also while it is idle.
+                    let mut answer = Box::pin(handler.handle(connection, request)).await;
                     if outdated.load(Ordering::Relaxed) {
                         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
