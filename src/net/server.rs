@@ -251,6 +251,8 @@ impl Serving {
         config.alpn_protocols = vec![H2.to_vec(), HTTP1.to_vec()];
         // A resumed session is not verified again: each configuration has its own tickets and its own store.
         config.ticketer = Ticketer::new().map_err(TlsError::Provider)?;
+        // A client resumes with one; each more is a derivation and a record in every handshake.
+        config.send_tls13_tickets = 1;
         config.max_early_data_size = 0;
         Ok(Self { config: Arc::new(config), generation, verifier, trust, contents: all })
     }
