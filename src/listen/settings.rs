@@ -191,6 +191,14 @@ impl Settings {
             ),
             None => {}
         }
+        for network in self.proxy_protocol.iter().filter(|network| network.prefix_len() == 0) {
+            problems.push(
+                file,
+                format!("{place}.proxy_protocol"),
+                format_args!("`{network}` is every address: anybody could say whose connection it is"),
+                "name the addresses of the load balancers",
+            );
+        }
         let mut bound = |name: &str, value: u64, min: u64, max: u64| {
             if value < min || value > max {
                 let hint = format!("use {min} to {max}");
@@ -257,6 +265,17 @@ mod tests {
         assert_eq!(settings.http2.max_concurrent_streams, 100);
         assert!(settings.check("t.toml", "listen").is_empty());
         assert!(toml::from_str::<Settings>("address = '127.0.0.1:0'\nlimit = 1").is_err());
+    }
+
+    #[test]
+    fn not_everybody_is_a_load_balancer() {
+        for (networks, good) in
+            [("'10.1.0.0/16', 'fd00::/8'", true), ("'0.0.0.0/0'", false), ("'::/0'", false)]
+        {
+            let text = format!("address = '127.0.0.1:0'\nproxy_protocol = [{networks}]");
+            let settings: Settings = toml::from_str(&text).unwrap();
+            assert_eq!(settings.check("t.toml", "listen").is_empty(), good, "{networks}");
+        }
     }
 
     #[test]
