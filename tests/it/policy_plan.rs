@@ -524,6 +524,11 @@ async fn what_cannot_be_replayed_is_counted_and_said() {
     );
     let (_, text) = world.replayed(&["--output", "markdown"]);
     assert!(text.contains("- 3 not replayed: not as a gateway writes them"), "{text}");
+    // Where nothing but the records speaks for a change, what they might have said is open.
+    world.edit("new", "20-inference.cedar", "context.data.level <= 1", "context.data.level <= 0");
+    let (code, plan) = world.json(&[]);
+    let open = plan["verdict"]["open"][0].as_str().unwrap();
+    assert!(code == 1 && open.starts_with("3 recorded decisions are not as a gateway writes them"), "{open}");
 }
 
 #[tokio::test]

@@ -154,7 +154,8 @@ impl Plan {
             Comparison::LeftOut if self.replay.as_ref().is_none_or(|replay| replay.replayed == 0) => {
                 open.push("no recorded decision was replayed, and nothing else was compared".to_owned());
             }
-            Comparison::Equal | Comparison::Solver { .. } | Comparison::LeftOut => {}
+            Comparison::LeftOut => open.extend(self.replay.as_ref().and_then(Replay::unreadable)),
+            Comparison::Equal | Comparison::Solver { .. } => {}
         }
         match count(Relation::Unknown) {
             0 => {}

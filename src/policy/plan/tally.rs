@@ -267,3 +267,14 @@ pub struct Replay {
     /// Records that could not be asked again.
     pub unreplayed: Vec<Skipped>,
 }
+
+impl Replay {
+    /// What is left open by records that no gateway writes: they may stand for any decision.
+    pub(super) fn unreadable(&self) -> Option<String> {
+        let malformed = self.unreplayed.iter().find(|skipped| skipped.why == Unreplayed::Malformed)?;
+        let count = malformed.decisions;
+        let records =
+            if count == 1 { "1 recorded decision is" } else { &format!("{count} recorded decisions are") };
+        Some(format!("{records} {}", Unreplayed::Malformed.says()))
+    }
+}
