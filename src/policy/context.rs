@@ -5,6 +5,8 @@
 //! parts are what the schema asks for is found when a bundle is loaded ([`super::request::probe`]): presence and types depend on
 //! nothing else than which optional facts there are.
 
+use std::cell::RefCell;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use cedar_policy::EntityUid;
@@ -41,6 +43,32 @@ fn record<const N: usize>(fields: [(&'static str, Value); N]) -> Value {
 
 fn entity(uid: EntityUid) -> Value {
     Value::from(EntityUID::from(uid))
+}
+
+/// What was made of the last time and the last address of this thread: many requests come in a millisecond, and many on a connection.
+///
+/// Values of Cedar's own functions only, which no bundle has a say in.
+#[derive(Debug, Default)]
+struct Recent {
+    /// By milliseconds since 1970, which is all that Cedar keeps.
+    now: Option<(i128, Value)>,
+    peer: Option<(IpAddr, Value)>,
+}
+
+thread_local! {
+    static RECENT: RefCell<Recent> = RefCell::default();
+}
+
+/// The value under this key, made if it is not the one that is remembered.
+fn recall<K: PartialEq>(
+    slot: &mut Option<(K, Value)>,
+    key: K,
+    make: impl FnOnce() -> Result<Value, ContextError>,
+) -> Result<Value, ContextError> {
+    match slot {
+        Some((known, value)) if *known == key => Ok(value.clone()),
+        _ => Ok(slot.insert((key, make()?)).1.clone()),
+    }
 }
 
 /// What Cedar's function of this name makes of a text.
@@ -107,10 +135,23 @@ impl Contexts {
         parts.push(("data", data));
         parts.push(("request", Value::record(http.into_iter().chain(max_tokens), None)));
         parts.push(("chain", Value::record(chain.into_iter().flatten(), None)));
-        parts.push(("peerAddress", call(&self.ip, &request.peer.to_string())?));
-        parts.push(("now", call(&self.datetime, &datetime(request.now))?));
+        let (peer, now) = RECENT.with_borrow_mut(|recent| self.circumstances(request, recent))?;
+        parts.push(("peerAddress", peer));
+        parts.push(("now", now));
         parts.extend(request.purpose.map(|purpose| ("purpose", Value::from(purpose))));
         Ok(BaseContext { shared: self, parts })
+    }
+
+    /// Where the request came from, and when.
+    fn circumstances(
+        &self,
+        request: &AuthzRequest<'_>,
+        recent: &mut Recent,
+    ) -> Result<(Value, Value), ContextError> {
+        let millisecond = request.now.as_nanosecond().div_euclid(1_000_000);
+        let peer = recall(&mut recent.peer, request.peer, || call(&self.ip, &request.peer.to_string()))?;
+        let now = recall(&mut recent.now, millisecond, || call(&self.datetime, &datetime(request.now)))?;
+        Ok((peer, now))
     }
 }
 
