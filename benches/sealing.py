@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """What sealing costs, measured beside the same gateway without it.
 
-  benches/sealing.py --bin target/release/tidegate [--rounds 3] [--scenarios small,large,huge,events]
+  benches/sealing.py --bin target/release/tidegate [--rounds 3] [--scenarios small,large,upload,huge,events]
 
 small   objects of 1 KiB from a store, read by a job: the gateway's CPU for each request, sealed against unsealed
-large   objects of 64 MiB: the gateway's CPU for each GiB, and throughput, sealed against unsealed
+large   objects of 64 MiB read by a job: the gateway's CPU for each GiB, and throughput, sealed against unsealed
+upload  objects of 64 MiB written to a store, sealed at rest against plain
 huge    one object of 10 GiB, sealed: the gateway's memory before, during and after
 events  a model's event stream through border and far side: time to the first event and bytes on the wire between them, sealed
         against unsealed, for model names of 5 and of 60 letters
 
-The store is nginx on loopback, which looks at no signature; the gateway runs on CPU 0, everything else on CPU 1. Rounds are
+The store is nginx with TLS on loopback, which looks at no signature; the gateway runs on CPU 0, everything else on CPU 1. Rounds are
 interleaved and medians are printed. Needs nginx, openssl and taskset. Run it on a quiet machine.
 """
 import argparse
@@ -40,16 +41,16 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--bin", required=True, type=Path)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--scenarios", default="small,large,huge,events")
+    arguments.add_argument("--scenarios", default="small,large,upload,huge,events")
     options = arguments.parse_args()
     os.sched_setaffinity(0, {1})
     chosen = options.scenarios.split(",")
     with tempfile.TemporaryDirectory(prefix="sealing-", dir=ROOT / "target") as folder:
         # The store may run as another user.
         os.chmod(folder, 0o755)
-        if set(chosen) & set(SIZES):
+        if set(chosen) & {*SIZES, "upload"}:
             with Store(Path(folder) / "store", options.bin.resolve()) as bench:
-                for name in (name for name in SIZES if name in chosen):
+                for name in (name for name in ("small", "large", "upload", "huge") if name in chosen):
                     bench.huge() if name == "huge" else bench.measure(name, options.rounds)
         if "events" in chosen:
             with Pair(Path(folder) / "pair", options.bin.resolve()) as bench:
@@ -154,11 +155,12 @@ root = "main"
                     "parents": [{"type": f"Tidegate::{kind}", "id": name} for kind, name in parents]}
         owner = {"__entity": {"type": "Tidegate::Team", "id": "bench"}}
         found = [entity("Jurisdiction", "EU"), entity("Team", "bench"), entity("Store", "lake", [("Jurisdiction", "EU")]),
-                 entity("Gateway", "tidegate")]
+                 entity("Store", "vault", [("Jurisdiction", "EU")]), entity("Gateway", "tidegate")]
         for cluster in ("haven", "private"):
             found.append(entity("Cluster", cluster, [("Jurisdiction", "EU")], peer=cluster == "haven"))
             found += [entity("Model", f"{cluster}/{name}", [("Cluster", cluster)], name=name) for name in NAMES.values()]
         found += [entity("Dataset", name, [("Store", "lake")], owner=owner) for name in ("open", "shut")]
+        found.append(entity("Dataset", "rest", [("Store", "vault")], owner=owner))
         return found
 
 
@@ -187,13 +189,19 @@ class Store(Bench):
                 with open(file, "wb") as out:
                     out.write(os.urandom(min(size, 1 << 20)) * 1)
                     out.truncate(size)
+        for dataset in ("open", "rest"):
+            file = self.folder / "www" / "bucket" / dataset
+            file.mkdir(exist_ok=True)
+            # nginx, started by root, writes as somebody else.
+            file.chmod(0o777)
         store = free_port()
         (self.folder / "nginx.conf").write_text(f"""
 daemon off; worker_processes 1; pid nginx.pid; error_log stderr error;
 events {{ worker_connections 64; }}
-http {{ access_log off; sendfile on; keepalive_requests 1000000;
+http {{ access_log off; sendfile on; keepalive_requests 1000000; client_max_body_size 0; client_body_buffer_size 1m;
   client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-  server {{ listen 127.0.0.1:{store}; root www; }} }}
+  ssl_certificate certs/server.pem; ssl_certificate_key certs/server.key; ssl_protocols TLSv1.3;
+  server {{ listen 127.0.0.1:{store} ssl; root www; dav_methods PUT; create_full_put_path on; }} }}
 """)
         self.start(["nginx", "-p", self.folder, "-c", "nginx.conf"], 1, store)
         (self.folder / "store.secret").write_text("secret")
@@ -207,23 +215,43 @@ residency = ["EU"]
 """ for name, level in (("open", "internal"), ("shut", "restricted")))
         secret = self.folder / "store.secret"
         secret.chmod(0o600)
+        access = f"""endpoints = ["https://localhost:{store}"]
+ca = "certs/ca.pem"
+http2 = "never"
+allow_networks = ["127.0.0.0/8"]
+region = "eu"
+access_key_id = "bench"
+secret_key_file = "{secret}\""""
         self.process, port = self.gateway("border", trust(spiffe_id, 'cluster = "haven"\ncan_open = "job"') + f"""
 [clusters.haven]
 endpoints = ["http://127.0.0.1:9"]
 models = ["{NAMES[5]}"]
 [stores.lake]
-endpoints = ["http://127.0.0.1:{store}"]
-region = "eu"
-access_key_id = "bench"
-secret_key_file = "{secret}"
+{access}
 {datasets}
+[stores.vault]
+{access}
+[[stores.vault.datasets]]
+id = "rest"
+bucket = "bucket"
+prefix = "rest/"
+level = "internal"
+residency = ["EU"]
+sealed = {{ tenant = "bench", recipient = "job" }}
 [[routes]]
 name = "lake"
 path = "/lake/*"
 store = "lake"
 audit = "best_effort"
+[[routes]]
+name = "vault"
+path = "/vault/*"
+store = "vault"
+objects = "open"
+audit = "best_effort"
 """)
         self.connection = self.client(port)
+        self.body = os.urandom(1 << 20) * (SIZES["large"] >> 20)
 
     def read(self, dataset, name):
         """One object; its bytes on the wire and the seconds that it took."""
@@ -239,15 +267,27 @@ audit = "best_effort"
             total += count
         return total, time.perf_counter() - began
 
+    def write(self, dataset, _):
+        """One object of 64 MiB; its bytes and the seconds that it took."""
+        store, body = ("vault", "rest") if dataset == "shut" else ("lake", "open"), self.body
+        began = time.perf_counter()
+        self.connection.request("PUT", f"/{store[0]}/bucket/{store[1]}/upload", body)
+        answer = self.connection.getresponse()
+        text = answer.read()
+        if answer.status not in (200, 201, 204):
+            sys.exit(f"PUT: {answer.status} {text[:300]}")
+        return len(body), time.perf_counter() - began
+
     def measure(self, name, rounds):
         times = 4000 if name == "small" else 16
+        once = self.write if name == "upload" else self.read
         cpu, wall = {"open": [], "shut": []}, {"open": [], "shut": []}
         for dataset in cpu:
-            self.read(dataset, name)
+            once(dataset, name)
         for _ in range(rounds):
             for dataset in cpu:
                 before = cpu_seconds(self.process.pid)
-                seconds = sum(self.read(dataset, name)[1] for _ in range(times))
+                seconds = sum(once(dataset, name)[1] for _ in range(times))
                 cpu[dataset].append((cpu_seconds(self.process.pid) - before) / times)
                 wall[dataset].append(seconds / times)
         open_cpu, shut_cpu = (statistics.median(cpu[dataset]) for dataset in ("open", "shut"))
@@ -256,9 +296,9 @@ audit = "best_effort"
             print(f"small   CPU a request: unsealed {open_cpu * 1e6:.1f} us, sealed {shut_cpu * 1e6:.1f} us, "
                   f"difference {(shut_cpu - open_cpu) * 1e6:+.1f} us; time {open_wall * 1e6:.0f} and {shut_wall * 1e6:.0f} us")
         else:
-            gib = SIZES[name] / (1 << 30)
-            print(f"large   CPU s/GiB: unsealed {open_cpu / gib:.3f}, sealed {shut_cpu / gib:.3f}, throughput of one core {open_cpu / shut_cpu:.2f}x; "
-                  f"wall {SIZES[name] / open_wall / 1e6:.0f} and {SIZES[name] / shut_wall / 1e6:.0f} MB/s")
+            gib = len(self.body) / (1 << 30)
+            print(f"{name:<7} CPU s/GiB: unsealed {open_cpu / gib:.3f}, sealed {shut_cpu / gib:.3f}, throughput of one core {open_cpu / shut_cpu:.2f}x; "
+                  f"wall {len(self.body) / open_wall / 1e6:.0f} and {len(self.body) / shut_wall / 1e6:.0f} MB/s")
 
     def huge(self):
         before, over, peak = resident_mib(self.process.pid), threading.Event(), [0.0]
