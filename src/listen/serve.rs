@@ -199,7 +199,8 @@ where
         let busy = Busy::new(Arc::clone(&in_flight));
         async move {
             let request = request.map(|body| RequestBody { body, verdict: None });
-            let answer = handler.handle(connection, request).await;
+            // Boxed, because the library moves it into a task of its own.
+            let answer = Box::pin(handler.handle(connection, request)).await;
             Ok::<_, std::convert::Infallible>(
                 answer.map(|body| BusyBody { body: Watched::new(body), _busy: busy }),
             )
