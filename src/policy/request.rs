@@ -54,6 +54,69 @@ impl AuthzRequest<'_> {
     }
 }
 
+/// A request that owns its facts, to be asked elsewhere or later.
+#[derive(Debug, Clone)]
+pub(super) struct OwnedRequest {
+    /// Who asks.
+    pub(super) principal: Arc<Principal>,
+    /// What is asked.
+    pub(super) action: Action,
+    /// The effective label of the data.
+    pub(super) label: Label,
+    /// The HTTP method.
+    pub(super) method: String,
+    /// The decoded path.
+    pub(super) path: String,
+    /// The length of the body in bytes.
+    pub(super) bytes: u64,
+    /// Whether the answer is wanted as a stream.
+    pub(super) stream: bool,
+    /// The client's bound on generated tokens.
+    pub(super) max_tokens: Option<u64>,
+    /// The address of the TCP connection.
+    pub(super) peer: IpAddr,
+    /// The time of the decision.
+    pub(super) now: Timestamp,
+    /// What the caller says that it is for.
+    pub(super) purpose: Option<String>,
+}
+
+impl OwnedRequest {
+    /// Copies a request of this principal, who is shared.
+    pub(super) fn new(principal: &Arc<Principal>, request: &AuthzRequest<'_>) -> Self {
+        Self {
+            principal: Arc::clone(principal),
+            action: request.action,
+            label: request.label.clone(),
+            method: request.method.to_owned(),
+            path: request.path.to_owned(),
+            bytes: request.bytes,
+            stream: request.stream,
+            max_tokens: request.max_tokens,
+            peer: request.peer,
+            now: request.now,
+            purpose: request.purpose.map(str::to_owned),
+        }
+    }
+
+    /// As the policies are asked.
+    pub(super) fn as_request(&self) -> AuthzRequest<'_> {
+        AuthzRequest {
+            principal: &self.principal,
+            action: self.action,
+            label: &self.label,
+            method: &self.method,
+            path: &self.path,
+            bytes: self.bytes,
+            stream: self.stream,
+            max_tokens: self.max_tokens,
+            peer: self.peer,
+            now: self.now,
+            purpose: self.purpose.as_deref(),
+        }
+    }
+}
+
 /// A Cedar `Long`: what is larger than the largest counts as the largest.
 pub(super) fn long(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)

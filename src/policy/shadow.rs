@@ -3,30 +3,17 @@
 //! The whole outcome is compared: decision, code, where to, under which protection, by which policies. The permit that the other
 //! bundle may give never leaves this module, so nothing can be sent by it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-
-use jiff::Timestamp;
 
 use super::bundle::Bundle;
 use super::permit::{Denial, Permit};
-use super::request::AuthzRequest;
-use crate::model::{Action, Candidate, ClusterName, Label, Principal, Protection};
+use super::request::{AuthzRequest, OwnedRequest};
+use crate::model::{Action, Candidate, ClusterName, Principal, Protection};
 
 /// A decision that was taken, with all that was asked.
 #[derive(Debug)]
 pub struct Question {
-    principal: Arc<Principal>,
-    action: Action,
-    label: Label,
-    method: String,
-    path: String,
-    bytes: u64,
-    stream: bool,
-    max_tokens: Option<u64>,
-    peer: IpAddr,
-    now: Timestamp,
-    purpose: Option<String>,
+    request: OwnedRequest,
     candidates: Vec<Candidate>,
     rungs: &'static [Protection],
     bundle: Arc<str>,
@@ -138,17 +125,7 @@ impl Question {
             Err(denial) => &denial.bundle,
         };
         Self {
-            principal: Arc::clone(principal),
-            action: request.action,
-            label: request.label.clone(),
-            method: request.method.to_owned(),
-            path: request.path.to_owned(),
-            bytes: request.bytes,
-            stream: request.stream,
-            max_tokens: request.max_tokens,
-            peer: request.peer,
-            now: request.now,
-            purpose: request.purpose.map(str::to_owned),
+            request: OwnedRequest::new(principal, request),
             candidates: candidates.to_vec(),
             rungs,
             bundle: Arc::clone(bundle),
@@ -159,7 +136,7 @@ impl Question {
     /// What was asked for.
     #[must_use]
     pub const fn action(&self) -> Action {
-        self.action
+        self.request.action
     }
 
     /// The hash of the bundle that decided.
@@ -177,19 +154,7 @@ impl Question {
     /// What another bundle decides, asked the same at the same time of day.
     #[must_use]
     pub fn ask(&self, bundle: &Bundle) -> Outcome {
-        let request = AuthzRequest {
-            principal: &self.principal,
-            action: self.action,
-            label: &self.label,
-            method: &self.method,
-            path: &self.path,
-            bytes: self.bytes,
-            stream: self.stream,
-            max_tokens: self.max_tokens,
-            peer: self.peer,
-            now: self.now,
-            purpose: self.purpose.as_deref(),
-        };
+        let request = self.request.as_request();
         Outcome::of(&bundle.decide(&request, &self.candidates, self.rungs))
     }
 }

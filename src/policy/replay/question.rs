@@ -15,7 +15,7 @@ use crate::model::{
     Action, Authn, Candidate, Chain, ClusterName, Label, Level, Origin, Principal, PrincipalKind, Protection,
     Resource, TeamName, TenantName, UpstreamRef,
 };
-use crate::policy::request::AuthzRequest;
+use crate::policy::request::{AuthzRequest, OwnedRequest};
 
 /// A member that cannot be what a gateway wrote: its name, and what is wrong.
 pub(super) type Wrong = (&'static str, String);
@@ -177,13 +177,7 @@ pub(super) struct AskedChain {
 /// What was asked, apart from where it could go.
 #[derive(Debug)]
 pub(super) struct Question {
-    principal: Principal,
-    action: Action,
-    label: Label,
-    http: AskedHttp,
-    peer: std::net::IpAddr,
-    now: Timestamp,
-    purpose: Option<String>,
+    request: OwnedRequest,
     /// The last attempt, if there was one; it has no evaluation of its own if it could not be asked.
     pub(super) last: Option<(Candidate, Protection)>,
 }
@@ -221,39 +215,31 @@ impl Question {
             }
             _ => None,
         };
-        let question = Self {
-            principal,
+        let http = context.request;
+        let request = OwnedRequest {
+            principal: Arc::new(principal),
             action,
             label: label(&context.data)?,
-            http: context.request,
+            method: http.method,
+            path: http.path,
+            bytes: http.bytes,
+            stream: http.stream,
+            max_tokens: http.max_tokens,
             peer: context.peer_address,
             now: context.now,
             purpose: context.purpose,
-            last,
         };
-        Ok((question, found))
+        Ok((Self { request, last }, found))
     }
 
     /// As the policies are asked.
     pub(super) fn request(&self) -> AuthzRequest<'_> {
-        AuthzRequest {
-            principal: &self.principal,
-            action: self.action,
-            label: &self.label,
-            method: &self.http.method,
-            path: &self.http.path,
-            bytes: self.http.bytes,
-            stream: self.http.stream,
-            max_tokens: self.http.max_tokens,
-            peer: self.peer,
-            now: self.now,
-            purpose: self.purpose.as_deref(),
-        }
+        self.request.as_request()
     }
 
     /// Whether the path names an object, which a record holds only as a digest.
     pub(super) fn has_digested_path(&self) -> bool {
-        self.http.path.contains("/hmac:")
+        self.request.path.contains("/hmac:")
     }
 }
 

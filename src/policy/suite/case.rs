@@ -14,6 +14,7 @@ use crate::model::{
     PrincipalKind, Protection, Resource, ServiceName, TeamName, TenantName, UpstreamRef,
 };
 use crate::policy::AuthzRequest;
+use crate::policy::request::OwnedRequest;
 
 /// The time at which requests without one are asked.
 const NOON: &str = "2026-01-15T12:00:00Z";
@@ -175,17 +176,7 @@ pub enum FactError {
 /// A request that was put together from facts; it lends [`AuthzRequest`]s.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    principal: Principal,
-    action: Action,
-    label: Label,
-    method: String,
-    path: String,
-    bytes: u64,
-    stream: bool,
-    max_tokens: Option<u64>,
-    peer: IpAddr,
-    now: Timestamp,
-    purpose: Option<String>,
+    request: OwnedRequest,
     /// The ways to serve it, in order.
     pub candidates: Vec<Candidate>,
 }
@@ -247,8 +238,8 @@ impl Facts {
         let action = self.action.ok_or(FactError::NoAction)?;
         let now = self.now.or_else(|| NOON.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH);
         let (method, path) = usual(action);
-        Ok(Ask {
-            principal: self.principal(now)?,
+        let request = OwnedRequest {
+            principal: Arc::new(self.principal(now)?),
             action,
             label: self.label()?,
             method: self.method.clone().unwrap_or_else(|| method.to_owned()),
@@ -259,8 +250,8 @@ impl Facts {
             peer: self.peer.unwrap_or(IpAddr::from([127, 0, 0, 1])),
             now,
             purpose: self.purpose.clone(),
-            candidates: self.candidates(action)?,
-        })
+        };
+        Ok(Ask { request, candidates: self.candidates(action)? })
     }
 
     fn principal(&self, now: Timestamp) -> Result<Principal, FactError> {
@@ -342,19 +333,7 @@ impl Ask {
     /// The request as the engine takes it.
     #[must_use]
     pub fn request(&self) -> AuthzRequest<'_> {
-        AuthzRequest {
-            principal: &self.principal,
-            action: self.action,
-            label: &self.label,
-            method: &self.method,
-            path: &self.path,
-            bytes: self.bytes,
-            stream: self.stream,
-            max_tokens: self.max_tokens,
-            peer: self.peer,
-            now: self.now,
-            purpose: self.purpose.as_deref(),
-        }
+        self.request.as_request()
     }
 }
 
