@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tidegate::audit::record::{Decision, Ending, Links, Outcome, Party, Request, Verdict};
 use tidegate::audit::tree::note::VerifierKey;
 use tidegate::audit::verify::{Report, whole};
-use tidegate::audit::{Audit, Instance, Settings};
+use tidegate::audit::{Audit, Instance, Settings, round};
 use tidegate::model::{AuditMode, RecordId};
 
 const WRITERS: usize = 256;
@@ -33,7 +33,8 @@ fn main() {
     let root = arguments.next().map_or_else(|| PathBuf::from("target/bench-journal"), PathBuf::from);
     let _ = fs::remove_dir_all(&root);
     fs::create_dir_all(&root).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().on_thread_park(round::end).build().unwrap();
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         raw.push(bare(&root.join("raw")));

@@ -27,8 +27,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Status};
-use crate::audit::Audit;
 use crate::audit::outbox::Outbox;
+use crate::audit::{Audit, round};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::listen::Listener;
@@ -178,6 +178,7 @@ pub fn runtime(config: &Config) -> anyhow::Result<Runtime> {
     if config.file.gateway.workers > 0 {
         builder.worker_threads(usize::from(config.file.gateway.workers));
     }
+    builder.on_thread_park(round::end);
     builder.enable_all().thread_name("tidegate").build().context("failed to start the runtime")
 }
 

@@ -103,6 +103,8 @@ pub(crate) struct Committer {
     health: Health,
     /// What the last `Durable` frame said.
     marked: u64,
+    /// The payload of such a frame.
+    marker: Vec<u8>,
     ticked: (Instant, Timestamp),
     tried: Instant,
     reported_space: u64,
@@ -139,6 +141,7 @@ impl Committer {
             backlog: takeover.first,
             health: Health::Ok,
             marked: takeover.next_seq,
+            marker: Vec::new(),
             ticked: (now, wall),
             tried: now,
             reported_space: 0,
@@ -213,9 +216,11 @@ impl Committer {
     fn mark(&mut self, time: u64) {
         let below = self.syncer.durable();
         if below > self.marked {
-            let payload = serde_json::to_vec(&Durable { below }).unwrap_or_default();
-            frame::encode(&mut self.buffer, self.next_seq, Kind::Durable, time, &payload);
-            self.marked = below;
+            self.marker.clear();
+            if serde_json::to_writer(&mut self.marker, &Durable { below }).is_ok() {
+                frame::encode(&mut self.buffer, self.next_seq, Kind::Durable, time, &self.marker);
+                self.marked = below;
+            }
         }
     }
 
@@ -236,6 +241,7 @@ impl Committer {
             return Ok(());
         }
         let mut staged = std::mem::take(&mut self.staged);
+        add(&self.shared.counters.records, u64::try_from(staged.len()).unwrap_or(u64::MAX));
         for entry in &mut staged {
             self.appended(entry);
         }
@@ -251,7 +257,6 @@ impl Committer {
     fn appended(&mut self, entry: &mut Entry) {
         let seq = self.next_seq;
         self.next_seq = seq.saturating_add(1);
-        add(&self.shared.counters.records, 1);
         match (entry.kind, entry.key) {
             (Kind::Allow, Some(key)) => {
                 self.open.insert(key);

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::Serialize;
+
 use super::Unavailable;
 use super::encode::encode;
 use super::frame::Kind;
@@ -90,7 +92,10 @@ impl Draft {
     ///
     /// # Errors
     /// The decision is not surely recorded: nothing may be sent.
-    pub async fn decision(&mut self, record: &Decision<'_>) -> Result<(), Unavailable> {
+    pub async fn decision<C: Serialize + Sync>(
+        &mut self,
+        record: &Decision<'_, C>,
+    ) -> Result<(), Unavailable> {
         if self.attempt > 0 && self.owed {
             self.outcome(&Outcome::bare(Ending::Aborted));
         }
@@ -165,7 +170,7 @@ impl Draft {
 }
 
 /// The key of a decision's user; made off the workers that serve if it is not held, for that takes syncs of the disk.
-async fn user_key(subjects: &Arc<Subjects>, record: &Decision<'_>) -> Result<Held, ()> {
+async fn user_key<C: Sync>(subjects: &Arc<Subjects>, record: &Decision<'_, C>) -> Result<Held, ()> {
     let told = |error: String| {
         tracing::error!(%error, tenant = %record.tenant, "the key of a user cannot be used");
     };

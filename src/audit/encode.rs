@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::canonical::Scratch;
 use super::frame::MAX_PAYLOAD;
 use super::record::{Stamp, VERSION};
+use crate::model::RecordId;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -33,31 +35,45 @@ const KEPT_MEMBERS: usize = 8;
 /// Members that a named part of a record may have; a larger one is a context.
 const MAX_PART_MEMBERS: usize = 40;
 
+/// What all records have, in canonical order.
 #[derive(Serialize)]
-struct Written<'a, T> {
-    v: u8,
+struct Head<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u16>,
+    boot: RecordId,
+    gateway: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<RecordId>,
     kind: &'static str,
-    #[serde(flatten)]
-    stamp: &'a Stamp<'a>,
-    #[serde(flatten)]
-    record: &'a T,
+    time: Timestamp,
+    v: u8,
 }
 
 /// The payload of a record: canonical JSON.
 pub(crate) fn encode<T: Serialize>(kind: &'static str, stamp: &Stamp<'_>, record: &T) -> Vec<u8> {
-    let written = Written { v: VERSION, kind, stamp, record };
-    match canonical(&written) {
+    let Stamp { attempt, boot, gateway, id, time } = stamp;
+    let head = Head { attempt: *attempt, boot: *boot, gateway, id: *id, kind, time: *time, v: VERSION };
+    match with_scratch(|scratch| scratch.merge(&head, record)) {
         Some(bytes) if bytes.len() <= MAX_PAYLOAD => bytes,
         // Only a record with a map whose keys are no text, or nested beyond reason, can fail; no record type has one.
-        Some(_) | None => cut(serde_json::to_value(&written).unwrap_or_default()),
+        Some(_) | None => cut(whole(&head, record)),
     }
 }
 
-fn canonical(value: &impl Serialize) -> Option<Vec<u8>> {
+fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
     SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
-        Ok(mut scratch) => scratch.write(value),
-        Err(_) => Scratch::default().write(value),
+        Ok(mut scratch) => work(&mut scratch),
+        Err(_) => work(&mut Scratch::default()),
     })
+}
+
+/// A record that cannot be written as it is.
+fn whole(head: &Head<'_>, record: &impl Serialize) -> Value {
+    let mut whole = serde_json::to_value(record).unwrap_or_default();
+    if let (Value::Object(members), Ok(Value::Object(head))) = (&mut whole, serde_json::to_value(head)) {
+        members.extend(head);
+    }
+    whole
 }
 
 /// The largest form of an oversized record that fits.
@@ -83,7 +99,7 @@ fn marked(mut value: Value) -> Option<Vec<u8>> {
     if let Value::Object(members) = &mut value {
         members.insert("truncated".to_owned(), Value::Bool(true));
     }
-    canonical(&value).filter(|bytes| bytes.len() <= MAX_PAYLOAD)
+    with_scratch(|scratch| scratch.write(&value)).filter(|bytes| bytes.len() <= MAX_PAYLOAD)
 }
 
 fn shorten(value: &mut Value, bounds: &Bounds, depth: usize) {
@@ -120,14 +136,15 @@ pub(crate) const fn text(text: &str) -> Cow<'_, str> {
 pub(crate) mod tests {
     use std::sync::Arc;
 
-    use jiff::Timestamp;
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::super::record::{
-        Decision, Entity, Evaluation, Links, Parameter, Party, Record, Request, Upstream, Verdict,
+        Decision, Ending, Entity, Evaluation, Links, Message, Outcome, Parameter, Party, Record, Refusal,
+        Request, Upstream, Verdict, Withdrawal,
     };
     use super::*;
-    use crate::model::{AuditMode, RecordId};
+    use crate::model::AuditMode;
 
     pub(crate) fn stamp() -> Stamp<'static> {
         Stamp {
@@ -156,7 +173,7 @@ pub(crate) mod tests {
             },
             chain: Links::default(),
             action: Some(text("infer")),
-            resource: Some(Entity { kind: text("Model"), id: text("eu/llama") }),
+            resource: Some(Entity { kind: text("Model"), id: "eu/llama".into() }),
             destination: Some(text("eu")),
             label: None,
             protection: Some(text("none")),
@@ -172,7 +189,7 @@ pub(crate) mod tests {
             peer: "192.0.2.7:4711".parse().unwrap(),
             context: Cow::default(),
             evaluations: vec![Evaluation {
-                resource: Entity { kind: text("Model"), id: text("eu/llama") },
+                resource: Entity { kind: text("Model"), id: "eu/llama".into() },
                 destination: Some(text("eu")),
                 protection: text("none"),
                 allowed: true,
@@ -198,6 +215,110 @@ pub(crate) mod tests {
         let (read_stamp, read) = Record::parse(&bytes).unwrap();
         assert_eq!(read_stamp, stamp);
         assert_eq!(read, Record::Decision(Box::new(decision)));
+    }
+
+    /// What is written a thousand times a second is declared in the order in which it stands in the journal.
+    #[test]
+    fn nothing_has_to_move_in_a_usual_record() {
+        fn in_order(record: &impl Serialize) {
+            let declared = String::from_utf8(serde_json::to_vec(record).unwrap()).unwrap();
+            let canonical = Scratch::default().write(record).unwrap();
+            assert_eq!(declared, String::from_utf8(canonical).unwrap());
+        }
+        let message = Message {
+            direction: text("answer"),
+            key: Some(text("t/acme/eu/answer/v1")),
+            message_id: Some(text("00")),
+            recipient: text("eu"),
+            record: Some(text("01")),
+            tenant: Some(text("acme")),
+        };
+        let mut decision = decision();
+        decision.action = Some(text("infer"));
+        decision.code = Some(text("policy_denied"));
+        decision.chain = Links { agent: Some(text("bot")), workload: Some(text("spiffe://a/b")) };
+        decision.request.user_agent = Some(text("curl"));
+        decision.body_digest = Some(text("00"));
+        decision.trace_id = Some(text("00"));
+        (decision.seal, decision.opened) = (Some(message.clone()), Some(message.clone()));
+        in_order(&decision);
+        in_order(&Outcome {
+            answer: Some(message.clone()),
+            code: Some(text("client_too_slow")),
+            fetched_bytes: Some(1),
+            object: Some(Box::new(message)),
+            request_ciphertext: Some(text("00")),
+            request_digest: Some(text("00")),
+            response_ciphertext: Some(text("00")),
+            response_digest: Some(text("00")),
+            status: Some(200),
+            time_to_first_byte_us: Some(1),
+            withdrawn: Some(Box::new(Withdrawal {
+                bundle: text("00"),
+                errors: vec!["none".to_owned()],
+                policies: vec!["forbid".into()],
+                reason: Some(text("policy_denied")),
+            })),
+            ..Outcome::bare(Ending::Complete)
+        });
+        in_order(&Refusal {
+            code: text("unauthenticated"),
+            host: Some(text("gateway.example")),
+            method: Some(text("POST")),
+            path: Some(text("/")),
+            peer: decision.peer,
+            route: Some(text("chat")),
+            status: 401,
+            trace_id: Some(text("00")),
+        });
+        let Stamp { attempt, boot, gateway, id, time } = &stamp();
+        in_order(&Head {
+            attempt: *attempt,
+            boot: *boot,
+            gateway,
+            id: *id,
+            kind: "decision",
+            time: *time,
+            v: 1,
+        });
+    }
+
+    /// Also what is out of order is merged with its head.
+    #[test]
+    fn a_record_is_one_object_whatever_its_members_are() {
+        for (record, expected) in [
+            (json!({}), vec!["attempt", "boot", "gateway", "id", "kind", "time", "v"]),
+            (json!({"a": 1}), vec!["a", "attempt", "boot", "gateway", "id", "kind", "time", "v"]),
+            (
+                json!({"z": {"v": 1, "attempt": []}}),
+                vec!["attempt", "boot", "gateway", "id", "kind", "time", "v", "z"],
+            ),
+            (
+                json!({"gatewax": 1, "gateways": 2, "ti": 3, "\u{e9}": 4, "\n": 5}),
+                vec![
+                    "\n", "attempt", "boot", "gatewax", "gateway", "gateways", "id", "kind", "ti", "time",
+                    "v", "\u{e9}",
+                ],
+            ),
+        ] {
+            let bytes = encode("event", &stamp(), &record);
+            assert_eq!(super::super::canonical::canonical(&bytes).unwrap(), bytes);
+            let members: serde_json::Map<String, Value> = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(members.keys().collect::<Vec<_>>(), expected);
+            for (name, value) in record.as_object().unwrap() {
+                assert_eq!(members.get(name), Some(value));
+            }
+        }
+        #[derive(Serialize)]
+        struct Backwards {
+            zebra: u8,
+            time_zone: u8,
+            aardvark: u8,
+        }
+        let bytes = encode("event", &stamp(), &Backwards { zebra: 1, time_zone: 2, aardvark: 3 });
+        assert_eq!(super::super::canonical::canonical(&bytes).unwrap(), bytes);
+        assert!(bytes.starts_with(br#"{"aardvark":3,"attempt":1,"boot":""#));
+        assert!(bytes.ends_with(br#","time_zone":2,"v":1,"zebra":1}"#));
     }
 
     #[test]

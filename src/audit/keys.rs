@@ -48,6 +48,9 @@ pub(crate) enum KeyError {
         /// Why.
         source: io::Error,
     },
+    /// The context of a decision is no JSON object, so nothing in it can be encrypted.
+    #[error("the context of a decision cannot be read")]
+    Context(#[source] serde_json::Error),
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
     Random,

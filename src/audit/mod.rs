@@ -36,6 +36,7 @@ mod recovery;
 mod refusals;
 pub mod report;
 mod retention;
+pub mod round;
 mod segment;
 pub mod sentence;
 mod settings;

@@ -1,7 +1,8 @@
 //! Encoded records on their way to the committer: a queue whose bound is reserved before anything is put in.
 //!
 //! Whoever will write takes places first ([`Places`]), so putting a record in cannot fail for lack of room.
-//! The committer is woken only when it sleeps; records that nobody waits for do not cut its short sleep.
+//! The committer is woken only when it sleeps. After records that somebody waited for it dozes a little before it sleeps: then records that
+//! nobody waits for do not wake it, and those of a worker of the runtime do when that worker has run all tasks that it can (see `round`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,14 +12,17 @@ use tokio::sync::oneshot;
 
 use super::Unavailable;
 use super::frame::Kind;
+use super::round;
 use super::segment::Open;
 
 /// Refusals that wait to be written, at most; more are only counted.
 const REFUSAL_PLACES: usize = 1024;
 /// Events that wait to be written, at most.
 const EVENT_PLACES: usize = 256;
-/// How long records that nobody waits for may lie, so that they share a write with others.
-const LINGER: Duration = Duration::from_millis(2);
+/// How long the committer dozes at most: so long may records lie that nobody waits for, and those whose worker never comes to rest.
+const DOZE: Duration = Duration::from_millis(1);
+/// Records that wake a dozing committer at once, whoever put them in.
+const CROWD: usize = 64;
 
 /// Whose place an entry takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,14 +131,17 @@ enum Sleep {
     Awake,
     /// Waits for anything.
     Deep,
-    /// Has something, and waits a little for somebody in a hurry.
-    Light,
+    /// Looks by itself in a moment; somebody in a hurry may wake it before.
+    Dozing,
 }
 
 #[derive(Debug)]
 struct Inner {
     entries: Vec<Entry>,
+    /// Whether somebody waits for one of them.
     urgent: bool,
+    /// Whether somebody waited for one of those that were taken last.
+    busy: bool,
     closed: bool,
     sleep: Sleep,
 }
@@ -144,12 +151,18 @@ struct Inner {
 pub(crate) struct Queue {
     inner: Mutex<Inner>,
     wake: Condvar,
+    doze: Duration,
 }
 
 impl Queue {
-    pub(crate) const fn new() -> Self {
-        let inner = Inner { entries: Vec::new(), urgent: false, closed: false, sleep: Sleep::Awake };
-        Self { inner: Mutex::new(inner), wake: Condvar::new() }
+    pub(crate) fn new() -> Arc<Self> {
+        Self::with_doze(DOZE)
+    }
+
+    fn with_doze(doze: Duration) -> Arc<Self> {
+        let (urgent, busy, closed, sleep) = (false, false, false, Sleep::Awake);
+        let inner = Inner { entries: Vec::new(), urgent, busy, closed, sleep };
+        Arc::new(Self { inner: Mutex::new(inner), wake: Condvar::new(), doze })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -157,7 +170,7 @@ impl Queue {
     }
 
     /// Puts a record in, unless the queue is closed; then it comes back.
-    pub(crate) fn push(&self, entry: Entry) -> Result<(), Entry> {
+    pub(crate) fn push(self: &Arc<Self>, entry: Entry) -> Result<(), Entry> {
         let mut inner = self.lock();
         if inner.closed {
             return Err(entry);
@@ -168,28 +181,51 @@ impl Queue {
         let wake = match inner.sleep {
             Sleep::Awake => false,
             Sleep::Deep => true,
-            Sleep::Light => urgent,
+            Sleep::Dozing => urgent && (inner.entries.len() >= CROWD || !round::defers(self)),
         };
         if wake {
-            inner.sleep = Sleep::Awake;
-            drop(inner);
-            self.wake.notify_one();
+            self.rouse(inner);
         }
         Ok(())
+    }
+
+    fn rouse(&self, mut inner: MutexGuard<'_, Inner>) {
+        inner.sleep = Sleep::Awake;
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Wakes the committer if somebody waits for a record and it still dozes.
+    pub(crate) fn hurry(&self) {
+        let inner = self.lock();
+        if inner.sleep == Sleep::Dozing && inner.urgent {
+            self.rouse(inner);
+        }
     }
 
     /// Moves all records into the empty `batch`, after waiting at most `patience` for one. Whether the queue is closed.
     pub(crate) fn take(&self, batch: &mut Vec<Entry>, patience: Duration) -> bool {
         let mut inner = self.lock();
+        if std::mem::take(&mut inner.busy) || !inner.entries.is_empty() {
+            inner = self.doze(inner);
+        }
         if inner.entries.is_empty() && !inner.closed {
             inner = self.sleep(inner, Sleep::Deep, patience);
+            if !inner.entries.is_empty() {
+                inner = self.doze(inner);
+            }
         }
-        if !inner.entries.is_empty() && !inner.urgent && !inner.closed {
-            inner = self.sleep(inner, Sleep::Light, LINGER);
-        }
-        inner.urgent = false;
+        inner.busy = std::mem::take(&mut inner.urgent);
         std::mem::swap(&mut inner.entries, batch);
         inner.closed
+    }
+
+    /// Waits a little, unless somebody waits.
+    fn doze<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        if inner.urgent || inner.closed {
+            return inner;
+        }
+        self.sleep(inner, Sleep::Dozing, self.doze)
     }
 
     fn sleep<'a>(
@@ -215,5 +251,170 @@ impl Queue {
     /// Records that wait.
     pub(crate) fn len(&self) -> usize {
         self.lock().entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    fn entry(awaited: bool) -> (Entry, oneshot::Receiver<Result<Written, Unavailable>>) {
+        let (sender, receiver) = oneshot::channel();
+        let ack = awaited.then_some(Ack { durable: false, sender, written: None });
+        (Entry { kind: Kind::Event, key: None, payload: Vec::new(), place: Place::Own, ack }, receiver)
+    }
+
+    fn push(queue: &Arc<Queue>, awaited: bool) {
+        queue.push(entry(awaited).0).unwrap();
+    }
+
+    /// A queue whose reader sleeps, without one.
+    fn sleeping(sleep: Sleep) -> Arc<Queue> {
+        let queue = Queue::new();
+        queue.lock().sleep = sleep;
+        queue
+    }
+
+    fn is_awake(queue: &Queue) -> bool {
+        queue.lock().sleep == Sleep::Awake
+    }
+
+    /// Runs on a thread that says when it parks.
+    fn on_a_worker(work: impl FnOnce() + Send + 'static) {
+        let worker = std::thread::spawn(|| {
+            round::end();
+            work();
+        });
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn a_worker_wakes_a_dozing_reader_when_it_parks() {
+        on_a_worker(|| {
+            let queue = sleeping(Sleep::Dozing);
+            push(&queue, true);
+            push(&queue, true);
+            assert!(!is_awake(&queue));
+            round::end();
+            assert!(is_awake(&queue));
+            // It has nothing more to do, and leaves a reader alone that came back meanwhile.
+            queue.lock().sleep = Sleep::Dozing;
+            queue.lock().urgent = false;
+            round::end();
+            assert!(!is_awake(&queue));
+        });
+    }
+
+    #[test]
+    fn a_crowd_wakes_a_dozing_reader() {
+        on_a_worker(|| {
+            let queue = sleeping(Sleep::Dozing);
+            (1..CROWD).for_each(|_| push(&queue, true));
+            assert!(!is_awake(&queue));
+            push(&queue, true);
+            assert!(is_awake(&queue));
+        });
+    }
+
+    #[test]
+    fn who_does_not_park_wakes_at_once_and_whoever_is_asleep_is_woken_at_once() {
+        let queue = sleeping(Sleep::Dozing);
+        push(&queue, false);
+        assert!(!is_awake(&queue), "nobody waits");
+        push(&queue, true);
+        assert!(is_awake(&queue), "this thread is no worker");
+        on_a_worker(|| {
+            for awaited in [false, true] {
+                let queue = sleeping(Sleep::Deep);
+                push(&queue, awaited);
+                assert!(is_awake(&queue));
+            }
+            // One wake-up can wait, the other journal's cannot.
+            let (first, second) = (sleeping(Sleep::Dozing), sleeping(Sleep::Dozing));
+            push(&first, true);
+            push(&second, true);
+            assert!(!is_awake(&first) && is_awake(&second));
+        });
+    }
+
+    /// The reader would doze and sleep for an hour: whatever wake-up is lost, somebody waits for it here.
+    #[test]
+    fn no_wake_up_is_lost() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        const TASKS: u64 = 64;
+        const RECORDS: u64 = 500;
+        let queue = Queue::with_doze(HOUR);
+        let reader = std::thread::spawn({
+            let queue = queue.clone();
+            move || {
+                let mut batch = Vec::new();
+                while !queue.take(&mut batch, HOUR) || !batch.is_empty() {
+                    for entry in batch.drain(..) {
+                        if let Some(mut ack) = entry.ack {
+                            ack.written = Some(Written { seq: 0, log: "".into(), leaf_index: 0 });
+                            ack.send(Ok(()));
+                        }
+                    }
+                }
+            }
+        });
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(4).enable_all().on_thread_park(round::end).build().unwrap();
+        let done = Arc::new(AtomicU64::new(0));
+        let write = |task: u64| {
+            let (queue, done) = (queue.clone(), done.clone());
+            async move {
+                for record in 0..RECORDS {
+                    let (entry, written) = entry(true);
+                    match (task + record) % 7 {
+                        0 => tokio::task::spawn_blocking({
+                            let queue = queue.clone();
+                            move || queue.push(entry).unwrap()
+                        })
+                        .await
+                        .unwrap(),
+                        1 => {
+                            tokio::task::yield_now().await;
+                            queue.push(entry).unwrap();
+                        }
+                        _ => queue.push(entry).unwrap(),
+                    }
+                    written.await.unwrap().unwrap();
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        };
+        runtime.block_on(async {
+            let mut tasks: tokio::task::JoinSet<()> = tokio::task::JoinSet::new();
+            (0..TASKS).for_each(|task| {
+                tasks.spawn(write(task));
+            });
+            let all = tokio::time::timeout(Duration::from_secs(60), tasks.join_all()).await;
+            assert!(all.is_ok(), "{} of {} were answered", done.load(Ordering::Relaxed), TASKS * RECORDS);
+        });
+        queue.close();
+        reader.join().unwrap();
+    }
+
+    /// A thread that was a worker and never parks again leaves its wake-up to the reader's own.
+    #[test]
+    fn a_dozing_reader_looks_by_itself() {
+        let queue = Queue::new();
+        queue.lock().busy = true;
+        let reader = std::thread::spawn({
+            let queue = queue.clone();
+            move || {
+                let mut batch = Vec::new();
+                while batch.is_empty() && !queue.take(&mut batch, Duration::from_secs(3600)) {}
+                batch.len()
+            }
+        });
+        on_a_worker({
+            let queue = queue.clone();
+            move || push(&queue, true)
+        });
+        assert_eq!(reader.join().unwrap(), 1);
     }
 }

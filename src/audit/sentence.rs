@@ -65,7 +65,8 @@ fn what(decision: &Decision<'_>) -> String {
     let (Some(action), Some(resource)) = (&decision.action, &decision.resource) else {
         return printable(&format!("send {}", request()));
     };
-    let id = resource.id.as_ref();
+    let id = resource.id.text();
+    let id = id.as_ref();
     printable(&match (action.as_ref(), id.split_once('/')) {
         ("infer", Some((cluster, model))) => format!("ask the model {model} on cluster {cluster}"),
         ("embed", Some((cluster, model))) => {

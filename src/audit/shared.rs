@@ -114,7 +114,7 @@ pub(crate) struct Shared {
     pub(crate) instance: Instance,
     pub(crate) boot: RecordId,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) queue: Queue,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) places: Places,
     pub(crate) counters: Counters,
     pub(crate) limiter: Mutex<Limiter>,

@@ -162,12 +162,12 @@ impl Subjects {
     }
 
     /// The decision with what identifies its user encrypted.
-    pub(crate) fn protect<'a>(
+    pub(crate) fn protect<'a, C: Serialize>(
         held: &Held,
         (id, attempt): (RecordId, u16),
-        record: &Decision<'a>,
+        record: &Decision<'a, C>,
     ) -> Result<PersonalDecision<'a>, KeyError> {
-        let mut decision = record.clone();
+        let mut decision = readable(record)?;
         let mut taken: BTreeMap<String, Value> = BTreeMap::new();
         let alias = format!("subject:{}", held.id);
         let user = std::mem::replace(&mut decision.principal.id, Cow::Owned(alias.clone()));
@@ -197,6 +197,12 @@ impl Subjects {
             personal: Some(Personal { subject: held.id, sealed: sealed.into() }),
         })
     }
+}
+
+/// The decision with its context as a map, to be changed.
+fn readable<'a, C: Serialize>(record: &Decision<'a, C>) -> Result<Decision<'a>, KeyError> {
+    let context = serde_json::to_value(&record.context).and_then(serde_json::from_value);
+    Ok(record.with_context(Cow::Owned(context.map_err(KeyError::Context)?)))
 }
 
 /// The network of an address, /24 or /64, which identifies nobody by itself.

@@ -348,10 +348,11 @@ async fn record(
         policies: permit.policies(),
         resource: Some(&permit.candidate().resource),
     };
-    let to = (endpoint, plan);
+    let to = (record::upstream(endpoint), plan);
+    let body = crossing.payload.whole().map(|bytes| (&crossing.case.principal.tenant, bytes.as_ref()));
     let recorded = async {
         let (facts, draft) = exchange.parts()?;
-        let record = record::permitted(facts, crossing, permit, to, &gateway.audit)?;
+        let record = record::permitted(facts, body, permit, to, &gateway.audit)?;
         Ok(draft.decision(&record).await?)
     };
     let recorded = recorded.await;

@@ -6,36 +6,45 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use http::Version;
-use serde_json::Value;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 
 use crate::audit::record::{
     Decision, Evaluation, Links, Marking, Message, Parameter, Party, Refusal, Request, Upstream, Verdict,
 };
 use crate::audit::{Audit, Unavailable};
-use crate::model::RecordId;
-use crate::policy::{self, Denial, Permit, RequestRecord};
+use crate::model::{RecordId, TenantName};
+use crate::policy::{self, Denial, Permit, ShownRequest};
 use crate::protect::keys::Direction;
 use crate::protect::{Opened, Plan, SealFacts};
 use crate::upstream::Endpoint;
 
-use super::attempt::Crossing;
 use super::exchange::Facts;
 use super::reject::Reject;
 
-/// The record of an Allow that is about to be acted on.
+/// The context of a record: the whole Cedar request, with the path that the record shows; an empty object if Cedar was not asked.
+#[derive(Debug)]
+pub(super) struct Context<'a>(Option<ShownRequest<'a>>);
+
+impl Serialize for Context<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(request) => request.serialize(serializer),
+            None => serializer.serialize_map(Some(0))?.end(),
+        }
+    }
+}
+
+/// The record of an Allow that is about to be acted on; `body` is a buffered one, and whose it is.
 pub(super) fn permitted<'a>(
     facts: &'a Facts,
-    crossing: &'a Crossing,
+    body: Option<(&TenantName, &[u8])>,
     permit: &'a Permit,
-    (endpoint, plan): (&'a Endpoint, Option<&'a Plan>),
+    (upstream, plan): (Upstream<'a>, Option<&'a Plan>),
     audit: &Audit,
-) -> Result<Decision<'a>, Unavailable> {
+) -> Result<Decision<'a, Context<'a>>, Unavailable> {
     let candidate = permit.candidate();
-    let digest = crossing
-        .payload
-        .whole()
-        .map(|bytes| audit.digest(&crossing.case.principal.tenant, bytes))
-        .transpose()?;
+    let digest = body.map(|(tenant, bytes)| audit.digest(tenant, bytes)).transpose()?;
     let known = known(facts, audit)?;
     Ok(Decision {
         decision: Verdict::Allow,
@@ -43,14 +52,10 @@ pub(super) fn permitted<'a>(
         resource: Some((&candidate.resource).into()),
         destination: candidate.destination.as_ref().map(|name| name.as_str().into()),
         protection: Some(permit.protection().name().into()),
-        context: cedar_request(permit.request(), &known.request.path),
+        context: Context(Some(permit.request().shown(known.request.path.clone()))),
         evaluations: permit.evaluations().iter().map(evaluation).collect(),
         bundle: permit.bundle().as_ref().into(),
-        upstream: Some(Upstream {
-            name: endpoint.id().upstream().name().into(),
-            endpoint: endpoint.id().address().into(),
-            plaintext: endpoint.is_plaintext_remote(),
-        }),
+        upstream: Some(upstream),
         seal: plan.map(planned),
         body_digest: digest.map(Cow::Owned),
         ..known
@@ -62,7 +67,7 @@ pub(super) fn denied<'a>(
     facts: &'a Facts,
     denial: &'a Denial,
     audit: &Audit,
-) -> Result<Decision<'a>, Unavailable> {
+) -> Result<Decision<'a, Context<'a>>, Unavailable> {
     let last = denial.evaluations.last();
     let known = known(facts, audit)?;
     Ok(Decision {
@@ -72,7 +77,7 @@ pub(super) fn denied<'a>(
         resource: last.map(|evaluation| (&evaluation.resource).into()),
         destination: last.and_then(|e| e.destination.as_ref()).map(|name| name.as_str().into()),
         protection: last.map(|evaluation| evaluation.protection.name().into()),
-        context: cedar_request(&denial.request, &known.request.path),
+        context: Context(Some(denial.request.shown(known.request.path.clone()))),
         evaluations: denial.evaluations.iter().map(evaluation).collect(),
         bundle: denial.bundle.as_ref().into(),
         ..known
@@ -84,7 +89,7 @@ pub(super) fn rejected<'a>(
     facts: &'a Facts,
     reject: &Reject,
     audit: &Audit,
-) -> Result<Decision<'a>, Unavailable> {
+) -> Result<Decision<'a, Context<'a>>, Unavailable> {
     Ok(Decision { decision: Verdict::Reject, code: Some(reject.code().into()), ..known(facts, audit)? })
 }
 
@@ -114,6 +119,15 @@ pub(super) fn connection(peer: SocketAddr, code: &'static str, status: u16) -> R
         path: None,
         route: None,
         trace_id: None,
+    }
+}
+
+/// The endpoint that is about to be sent to.
+pub(super) fn upstream(endpoint: &Endpoint) -> Upstream<'_> {
+    Upstream {
+        endpoint: endpoint.id().address().into(),
+        name: endpoint.id().upstream().name().into(),
+        plaintext: endpoint.is_plaintext_remote(),
     }
 }
 
@@ -165,7 +179,7 @@ fn message(facts: &SealFacts) -> Message<'_> {
 }
 
 /// What is known of every identified request.
-fn known<'a>(facts: &'a Facts, audit: &Audit) -> Result<Decision<'a>, Unavailable> {
+fn known<'a>(facts: &'a Facts, audit: &Audit) -> Result<Decision<'a, Context<'a>>, Unavailable> {
     let (principal, asked) = (facts.principal.as_deref(), facts.asked.as_ref());
     Ok(Decision {
         decision: Verdict::Reject,
@@ -183,7 +197,7 @@ fn known<'a>(facts: &'a Facts, audit: &Audit) -> Result<Decision<'a>, Unavailabl
         protection: None,
         request: request(facts, audit)?,
         peer: facts.peer,
-        context: Cow::Owned(serde_json::Map::new()),
+        context: Context(None),
         evaluations: Vec::new(),
         bundle: Cow::Borrowed(&facts.bundle),
         upstream: None,
@@ -239,14 +253,6 @@ fn digest(facts: &Facts, text: &str, audit: &Audit) -> Result<String, Unavailabl
     }
 }
 
-/// The whole Cedar request; its path is the one that the record shows.
-fn cedar_request(request: &RequestRecord, path: &str) -> Cow<'static, serde_json::Map<String, Value>> {
-    match serde_json::to_value(request.clone().with_path(path)) {
-        Ok(Value::Object(map)) => Cow::Owned(map),
-        _ => Cow::Owned(serde_json::Map::new()),
-    }
-}
-
 fn evaluation(evaluation: &policy::Evaluation) -> Evaluation<'_> {
     Evaluation {
         resource: (&evaluation.resource).into(),
@@ -255,5 +261,152 @@ fn evaluation(evaluation: &policy::Evaluation) -> Evaluation<'_> {
         allowed: evaluation.allowed,
         policies: Cow::Borrowed(&evaluation.policies),
         errors: Cow::Borrowed(&evaluation.errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::Method;
+
+    use super::*;
+    use crate::audit::canonical::canonical;
+    use crate::audit::record::{Ending, Outcome};
+    use crate::audit::{Instance, Settings};
+    use crate::gateway::exchange::{Asked, TargetFacts};
+    use crate::model::{
+        Action, AuditMode, Authn, Candidate, Chain, ClusterName, Floor, IdentityRule, Label, Level, Objects,
+        Origin, Principal, PrincipalKind, Protection, Resource, RouteKind, UpstreamRef,
+    };
+    use crate::policy::{AuthzRequest, embedded};
+    use crate::route::{PathPattern, Route};
+
+    /// The payloads of both records, the list of evaluations, and the channel on which the decision is awaited.
+    const ALLOCATIONS: u64 = 4;
+
+    fn principal() -> Principal {
+        Principal {
+            kind: PrincipalKind::User,
+            id: "https://issuer.example|ada".into(),
+            tenant: "acme".parse().unwrap(),
+            teams: vec!["research".parse().unwrap()],
+            authn: Authn::Jwt,
+            chain: Chain::default(),
+            issued_at: None,
+            expires_at: None,
+            credential: Some("00ff".into()),
+        }
+    }
+
+    fn permit(principal: &Principal, label: &Label) -> Permit {
+        let cluster: ClusterName = "eu".parse().unwrap();
+        let candidate = Candidate {
+            resource: Resource::Model { cluster: cluster.clone(), model: "tide-small".parse().unwrap() },
+            destination: Some(cluster.clone()),
+            upstream: UpstreamRef::Cluster(cluster),
+            can_open: None,
+        };
+        let request = AuthzRequest {
+            principal,
+            action: Action::Infer,
+            label,
+            method: "POST",
+            path: "/v1/chat/completions",
+            bytes: 100,
+            stream: false,
+            max_tokens: None,
+            peer: [127, 0, 0, 1].into(),
+            now: "2026-11-24T12:00:00Z".parse().unwrap(),
+            purpose: Some("trial"),
+        };
+        embedded::bundle().unwrap().decide(&request, &[candidate], &[Protection::None]).unwrap()
+    }
+
+    fn route() -> Route {
+        Route {
+            name: "chat".parse().unwrap(),
+            hosts: Vec::new(),
+            path: PathPattern::Prefix("/v1/".into()),
+            methods: Vec::new(),
+            kind: RouteKind::Inference { action: Action::Infer, clusters: Vec::new() },
+            floor: Floor::default(),
+            identity: IdentityRule::Required,
+            audit: AuditMode::BestEffort,
+            opens: false,
+            objects: Objects::Plain,
+            max_body: 1 << 20,
+            strip_segments: 0,
+        }
+    }
+
+    fn facts(principal: Principal, label: Label, resource: Resource) -> Facts {
+        Facts {
+            id: RecordId::new(),
+            peer: "127.0.0.1:4711".parse().unwrap(),
+            method: Method::POST,
+            version: Version::HTTP_11,
+            user_agent: Some("curl/8.0".into()),
+            bundle: "00ff".into(),
+            trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
+            target: Some(TargetFacts {
+                host: "gateway.example".into(),
+                path: "/v1/chat/completions".into(),
+                query: Vec::new(),
+            }),
+            route: Some(Arc::new(route())),
+            principal: Some(Arc::new(principal)),
+            opened: None,
+            answers_sealed: false,
+            asked: Some(Asked {
+                action: Action::Infer,
+                resource: Some(resource),
+                label,
+                bytes: 100,
+                store: None,
+            }),
+        }
+    }
+
+    async fn cross(audit: &Audit, facts: &Facts, permit: &Permit) {
+        let mut draft = audit.draft(facts.id, AuditMode::BestEffort).unwrap();
+        let upstream = Upstream { endpoint: "127.0.0.1:1".into(), name: "eu".into(), plaintext: true };
+        let record = permitted(facts, None, permit, (upstream, None), audit).unwrap();
+        draft.decision(&record).await.unwrap();
+        draft.close(&Outcome { status: Some(200), ..Outcome::bare(Ending::Complete) });
+    }
+
+    #[test]
+    fn the_record_of_a_request_takes_few_allocations() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { directory: folder.path().join("journal"), ..Settings::default() };
+        let audit = Audit::open(&settings, Instance { name: "border-1".into(), version: "0" }).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let residency = ["EU".parse().unwrap()].into_iter().collect();
+        let (who, label) = (principal(), Label { level: Level::Internal, residency, origin: Origin::Route });
+        let permit = permit(&who, &label);
+        let facts = facts(who, label, permit.candidate().resource.clone());
+        let crossing = || runtime.block_on(cross(&audit, &facts, &permit));
+        // Buffers grow to their size at first, and the queue's now and then.
+        (0..64).for_each(|_| crossing());
+        let least = (0..64).map(|_| allocation_counter::measure(crossing).count_total).min();
+        assert_eq!(least, Some(ALLOCATIONS));
+        runtime.block_on(audit.close());
+    }
+
+    /// What is written is what a reader makes of it, with the path that the record shows.
+    #[test]
+    fn a_context_is_the_cedar_request_or_an_empty_object() {
+        let residency = ["EU".parse().unwrap()].into_iter().collect();
+        let (who, label) = (principal(), Label { level: Level::Internal, residency, origin: Origin::Route });
+        let permit = permit(&who, &label);
+        let context = Context(Some(permit.request().shown("/b/hmac:00".into())));
+        let mut expected = serde_json::to_value(permit.request()).unwrap();
+        *expected.pointer_mut("/context/request/path").unwrap() = "/b/hmac:00".into();
+        assert_eq!(serde_json::to_value(&context).unwrap(), expected);
+        // Its members come in canonical order, so that nothing of it has to move.
+        let written = serde_json::to_vec(&context).unwrap();
+        assert_eq!(written, canonical(&written).unwrap());
+        assert_eq!(serde_json::to_string(&Context(None)).unwrap(), "{}");
     }
 }

@@ -44,5 +44,5 @@ pub use bundle::{Bundle, Effect, Entities, PolicyInfo, content_hash};
 pub use format::format;
 pub use origin::{MAX_PACKED, MORE_ENTITIES, Origin, Place};
 pub use permit::{Denial, DenialReason, Evaluation, Permit};
-pub use record::RequestRecord;
+pub use record::{RequestRecord, ShownRequest};
 pub use request::AuthzRequest;

@@ -2,6 +2,8 @@
 //!
 //! Field names and shapes are those that Cedar's JSON parser accepts with the schema, so a record can be replayed without a translation.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
 use super::entities::{Side, authn};
-use super::request::{AuthzRequest, datetime, long};
+use super::request::{AuthzRequest, CedarTime, long};
 use crate::model::{
     Action, Candidate, ClusterName, Jurisdiction, PrincipalKind, Protection, Resource, TeamName,
 };
@@ -21,63 +23,100 @@ const MAX_UNKNOWN_TEAMS: usize = 32;
 /// A request to Cedar with the verified facts about the principal, as of its last evaluation (for a permit, the permitted one).
 ///
 /// Every decision makes one, few are looked at before they are written: facts are kept as they are and become text in the record only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRecord {
-    principal: PrincipalRecord,
     action: Action,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "resource")]
-    resource: Option<Resource>,
     context: ContextRecord,
+    principal: PrincipalRecord,
+    resource: Option<Resource>,
+}
+
+/// A [`RequestRecord`] as it is written, with another text as the path: for stores the path names an object, which a record holds only as
+/// a digest. Nothing is copied; members stand in canonical order, so that an audit record of it needs no sorting.
+#[derive(Debug, Clone)]
+pub struct ShownRequest<'a> {
+    request: &'a RequestRecord,
+    path: Cow<'a, str>,
+}
+
+impl Serialize for RequestRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.shown(self.context.request.path.as_str().into()).serialize(serializer)
+    }
+}
+
+impl Serialize for ShownRequest<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let RequestRecord { action, context, principal, resource } = self.request;
+        let mut members = serializer.serialize_struct("Request", 4)?;
+        members.serialize_field("action", action)?;
+        members.serialize_field("context", &ShownContext { context, path: &self.path })?;
+        members.serialize_field("principal", principal)?;
+        if let Some(resource) = resource {
+            members.serialize_field("resource", &ResourceUid(resource))?;
+        }
+        members.end()
+    }
 }
 
 /// An entity reference, `{"type": …, "id": …}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Uid {
-    r#type: &'static str,
     id: Arc<str>,
+    r#type: &'static str,
 }
 
 /// A reference to what is a name elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Named<T> {
-    r#type: &'static str,
     id: T,
+    r#type: &'static str,
 }
 
-fn resource<S: Serializer>(resource: &Option<Resource>, serializer: S) -> Result<S::Ok, S::Error> {
-    let Some(resource) = resource else { return serializer.serialize_none() };
-    let kind = match resource {
-        Resource::Model { .. } => "Tidegate::Model",
-        Resource::Dataset(_) => "Tidegate::Dataset",
-        Resource::Service(_) => "Tidegate::Service",
-    };
-    let mut uid = serializer.serialize_struct("Uid", 2)?;
-    uid.serialize_field("type", kind)?;
-    uid.serialize_field("id", &resource.id())?;
-    uid.end()
+struct ResourceUid<'a>(&'a Resource);
+
+impl Serialize for ResourceUid<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(resource) = self;
+        let kind = match resource {
+            Resource::Model { .. } => "Tidegate::Model",
+            Resource::Dataset(_) => "Tidegate::Dataset",
+            Resource::Service(_) => "Tidegate::Service",
+        };
+        let mut uid = serializer.serialize_struct("Uid", 2)?;
+        match resource {
+            Resource::Model { cluster, model } => {
+                uid.serialize_field("id", &Text(format_args!("{cluster}/{model}")))?;
+            }
+            Resource::Dataset(name) => uid.serialize_field("id", name)?,
+            Resource::Service(name) => uid.serialize_field("id", name)?,
+        }
+        uid.serialize_field("type", kind)?;
+        uid.end()
+    }
 }
 
-fn cedar_time<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&datetime(*at))
-}
+/// Something that is written as the text that it displays.
+struct Text<T>(T);
 
-fn cedar_address<S: Serializer>(address: &IpAddr, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(address)
+impl<T: fmt::Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PrincipalRecord {
-    uid: Uid,
-    parents: Vec<Named<TeamName>>,
     attrs: Attributes,
-    /// Verified groups that `entities.json` does not know: they gave no right.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    unknown_teams: Vec<TeamName>,
     /// How many more of them there were.
     #[serde(skip_serializing_if = "is_zero")]
     more_unknown_teams: usize,
+    parents: Vec<Named<TeamName>>,
+    uid: Uid,
+    /// Verified groups that `entities.json` does not know: they gave no right.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown_teams: Vec<TeamName>,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -86,33 +125,55 @@ fn is_zero(count: &usize) -> bool {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Attributes {
-    tenant: crate::model::TenantName,
     authn: &'static str,
+    tenant: crate::model::TenantName,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct ContextRecord {
-    data: Data,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination: Option<Named<ClusterName>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    protection: Option<ProtectionRecord>,
-    request: Http,
     chain: ChainRecord,
-    #[serde(serialize_with = "cedar_address")]
-    peer_address: IpAddr,
-    #[serde(serialize_with = "cedar_time")]
+    data: Data,
+    destination: Option<Named<ClusterName>>,
     now: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_address: IpAddr,
+    protection: Option<ProtectionRecord>,
     purpose: Option<String>,
+    request: Http,
+}
+
+struct ShownContext<'a> {
+    context: &'a ContextRecord,
+    path: &'a str,
+}
+
+impl Serialize for ShownContext<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ContextRecord { chain, data, destination, now, peer_address, protection, purpose, request } =
+            self.context;
+        let mut members = serializer.serialize_struct("Context", 8)?;
+        members.serialize_field("chain", chain)?;
+        members.serialize_field("data", data)?;
+        if let Some(destination) = destination {
+            members.serialize_field("destination", destination)?;
+        }
+        members.serialize_field("now", &Text(CedarTime(*now)))?;
+        members.serialize_field("peerAddress", &Text(peer_address))?;
+        if let Some(protection) = protection {
+            members.serialize_field("protection", protection)?;
+        }
+        if let Some(purpose) = purpose {
+            members.serialize_field("purpose", purpose)?;
+        }
+        members.serialize_field("request", &ShownHttp { request, path: self.path })?;
+        members.end()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Data {
     level: i64,
-    residency: Vec<Named<Jurisdiction>>,
     origin: &'static str,
+    residency: Vec<Named<Jurisdiction>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -121,26 +182,44 @@ struct ProtectionRecord {
     sealed: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Http {
+    bytes: i64,
+    max_tokens: Option<i64>,
     method: String,
     path: String,
-    bytes: i64,
     stream: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_tokens: Option<i64>,
+}
+
+struct ShownHttp<'a> {
+    request: &'a Http,
+    path: &'a str,
+}
+
+impl Serialize for ShownHttp<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Http { bytes, max_tokens, method, path: _, stream } = self.request;
+        let mut members = serializer.serialize_struct("Http", 5)?;
+        members.serialize_field("bytes", bytes)?;
+        if let Some(max_tokens) = max_tokens {
+            members.serialize_field("maxTokens", max_tokens)?;
+        }
+        members.serialize_field("method", method)?;
+        members.serialize_field("path", self.path)?;
+        members.serialize_field("stream", stream)?;
+        members.end()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ChainRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
-    workload: Option<Uid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<Uid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token_age: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<Uid>,
 }
 
 impl RequestRecord {
@@ -164,11 +243,10 @@ impl RequestRecord {
         });
     }
 
-    /// The same with another text as the path: for stores the path names an object, which a record holds only as a digest.
+    /// The same with another text as the path, to be written.
     #[must_use]
-    pub fn with_path(mut self, path: impl Into<String>) -> Self {
-        self.context.request.path = path.into();
-        self
+    pub const fn shown<'a>(&'a self, path: Cow<'a, str>) -> ShownRequest<'a> {
+        ShownRequest { request: self, path }
     }
 }
 
@@ -273,7 +351,7 @@ mod tests {
             Some(bundle.schema()),
         );
         assert!(again.is_ok(), "{again:?}");
-        let hidden = permit.request().clone().with_path("hmac:00");
+        let hidden = permit.request().shown("hmac:00".into());
         assert_eq!(serde_json::to_value(hidden).unwrap()["context"]["request"]["path"], "hmac:00");
     }
 }

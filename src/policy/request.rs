@@ -4,6 +4,7 @@
 //! ([`probe`]), not when the first request comes, so a request is not checked against the schema again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -124,7 +125,16 @@ pub(super) fn long(value: u64) -> i64 {
 
 /// The text of a Cedar `datetime`: milliseconds, UTC.
 pub(super) fn datetime(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+    CedarTime(at).to_string()
+}
+
+/// A time that is displayed as that text.
+pub(super) struct CedarTime(pub(super) Timestamp);
+
+impl fmt::Display for CedarTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.0)
+    }
 }
 
 /// Checks that the gateway's requests, with all optional facts and with none, are what the schema asks for.

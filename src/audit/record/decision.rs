@@ -6,77 +6,109 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Text;
-use crate::model::{
-    AuditMode, Authn, Chain, Label, Level, Principal, RecordId, Residency, Resource, TeamName,
-};
+use super::{Entity, Text};
+use crate::model::{AuditMode, Authn, Chain, Label, Level, Principal, RecordId, Residency, TeamName};
 
 /// One decision: who asked for what, what was decided and why. Written before anything is sent.
 ///
-/// `id`, attempt, time, gateway and boot are added by the draft that writes it.
+/// `id`, attempt, time, gateway and boot are added by the draft that writes it. `C` is the context: a map where a record is read, and for
+/// a writer whatever writes itself as that object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Decision<'a> {
-    /// What was decided.
-    pub decision: Verdict,
-    /// The stable code of a denial or rejection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<Text<'a>>,
-    /// The policies that decided, by `@id`.
-    #[serde(default)]
-    pub policies: Cow<'a, [Arc<str>]>,
-    /// The route that matched.
-    pub route: Text<'a>,
-    /// How surely the route's crossings are recorded.
-    pub mode: AuditMode,
-    /// The tenant.
-    pub tenant: Text<'a>,
-    /// Who asked.
-    pub principal: Party<'a>,
-    /// The workload and agent behind the request.
-    #[serde(default)]
-    pub chain: Links<'a>,
+#[schemars(bound = "C: schemars::JsonSchema + Serialize + Default")]
+pub struct Decision<'a, C = Cow<'a, serde_json::Map<String, serde_json::Value>>> {
     /// The Cedar action, if it got that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<Text<'a>>,
-    /// The Cedar resource of the deciding evaluation.
+    /// HMAC of the request body before protection, if it was buffered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resource: Option<Entity<'a>>,
+    pub body_digest: Option<Text<'a>>,
+    /// SHA-256 of the policy bundle, hexadecimal.
+    pub bundle: Text<'a>,
+    /// The workload and agent behind the request.
+    #[serde(default)]
+    pub chain: Links<'a>,
+    /// The stable code of a denial or rejection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Text<'a>>,
+    /// The whole Cedar context of the deciding evaluation.
+    #[serde(default)]
+    pub context: C,
+    /// What was decided.
+    pub decision: Verdict,
     /// Where the data would go, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Text<'a>>,
+    /// Every candidate and protection that was tried, in order.
+    #[serde(default)]
+    pub evaluations: Vec<Evaluation<'a>>,
     /// The effective label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Marking<'a>>,
+    /// How surely the route's crossings are recorded.
+    pub mode: AuditMode,
+    /// The sealed message that the request came in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<Message<'a>>,
+    /// The address of whoever connected.
+    pub peer: SocketAddr,
+    /// The policies that decided, by `@id`.
+    #[serde(default)]
+    pub policies: Cow<'a, [Arc<str>]>,
+    /// Who asked.
+    pub principal: Party<'a>,
     /// The protection of the deciding evaluation: `none`, `masked` or `sealed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<Text<'a>>,
     /// The request as it was seen.
     pub request: Request<'a>,
-    /// The address of whoever connected.
-    pub peer: SocketAddr,
-    /// The whole Cedar context of the deciding evaluation.
-    #[serde(default)]
-    pub context: Cow<'a, serde_json::Map<String, serde_json::Value>>,
-    /// Every candidate and protection that was tried, in order.
-    #[serde(default)]
-    pub evaluations: Vec<Evaluation<'a>>,
-    /// SHA-256 of the policy bundle, hexadecimal.
-    pub bundle: Text<'a>,
-    /// The endpoint that the attempt goes to.
+    /// The Cedar resource of the deciding evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub upstream: Option<Upstream<'a>>,
+    pub resource: Option<Entity<'a>>,
+    /// The route that matched.
+    pub route: Text<'a>,
     /// The sealed message that the attempt leaves in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Message<'a>>,
-    /// The sealed message that the request came in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened: Option<Message<'a>>,
-    /// HMAC of the request body before protection, if it was buffered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body_digest: Option<Text<'a>>,
+    /// The tenant.
+    pub tenant: Text<'a>,
     /// The OpenTelemetry trace, hexadecimal; set also if the trace was not sampled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<Text<'a>>,
+    /// The endpoint that the attempt goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream<'a>>,
+}
+
+impl<'a, C> Decision<'a, C> {
+    /// The same with another context.
+    #[must_use]
+    pub fn with_context<D>(&self, context: D) -> Decision<'a, D> {
+        Decision {
+            action: self.action.clone(),
+            body_digest: self.body_digest.clone(),
+            bundle: self.bundle.clone(),
+            chain: self.chain.clone(),
+            code: self.code.clone(),
+            context,
+            decision: self.decision,
+            destination: self.destination.clone(),
+            evaluations: self.evaluations.clone(),
+            label: self.label.clone(),
+            mode: self.mode,
+            opened: self.opened.clone(),
+            peer: self.peer,
+            policies: self.policies.clone(),
+            principal: self.principal.clone(),
+            protection: self.protection.clone(),
+            request: self.request.clone(),
+            resource: self.resource.clone(),
+            route: self.route.clone(),
+            seal: self.seal.clone(),
+            tenant: self.tenant.clone(),
+            trace_id: self.trace_id.clone(),
+            upstream: self.upstream.clone(),
+        }
+    }
 }
 
 /// Members of a decision that identify its user, encrypted under a key that can be destroyed.
@@ -127,19 +159,19 @@ impl Verdict {
 /// The principal, with the facts that its entity was built from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Party<'a> {
-    /// The entity type: `User` or `Workload`.
-    #[serde(rename = "type")]
-    pub kind: Text<'a>,
-    /// The entity id.
-    pub id: Text<'a>,
-    /// The parents of the entity.
-    #[serde(default)]
-    pub teams: Cow<'a, [TeamName]>,
     /// How it was proved: `jwt`, `mtls`, `api_key` or `anonymous`.
     pub authn: Text<'a>,
     /// SHA-256 of the credential's id, hexadecimal; never the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<Text<'a>>,
+    /// The entity id.
+    pub id: Text<'a>,
+    /// The parents of the entity.
+    #[serde(default)]
+    pub teams: Cow<'a, [TeamName]>,
+    /// The entity type: `User` or `Workload`.
+    #[serde(rename = "type")]
+    pub kind: Text<'a>,
 }
 
 impl<'a> From<&'a Principal> for Party<'a> {
@@ -163,12 +195,12 @@ impl<'a> From<&'a Principal> for Party<'a> {
 /// The parties behind the request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Links<'a> {
-    /// The workload that connected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload: Option<Text<'a>>,
     /// The agent that acts for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Text<'a>>,
+    /// The workload that connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Text<'a>>,
 }
 
 impl<'a> From<&'a Chain> for Links<'a> {
@@ -180,36 +212,15 @@ impl<'a> From<&'a Chain> for Links<'a> {
     }
 }
 
-/// A Cedar entity of the namespace `Tidegate`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Entity<'a> {
-    /// The type without the namespace.
-    #[serde(rename = "type")]
-    pub kind: Text<'a>,
-    /// The id.
-    pub id: Text<'a>,
-}
-
-impl<'a> From<&'a Resource> for Entity<'a> {
-    fn from(resource: &'a Resource) -> Self {
-        let id = match resource {
-            Resource::Model { .. } => Cow::Owned(resource.id()),
-            Resource::Dataset(name) => Cow::Borrowed(name.as_str()),
-            Resource::Service(name) => Cow::Borrowed(name.as_str()),
-        };
-        Self { kind: resource.kind().into(), id }
-    }
-}
-
 /// The effective label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Marking<'a> {
     /// How sensitive, by name.
     pub level: Level,
-    /// Where it may be.
-    pub residency: Cow<'a, Residency>,
     /// Who fixed the level.
     pub origin: Text<'a>,
+    /// Where it may be.
+    pub residency: Cow<'a, Residency>,
 }
 
 impl<'a> From<&'a Label> for Marking<'a> {
@@ -225,81 +236,81 @@ impl<'a> From<&'a Label> for Marking<'a> {
 /// The request as the gateway saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Request<'a> {
-    /// The method.
-    pub method: Text<'a>,
+    /// The declared or buffered size of the body, or the bound of one that declares none.
+    pub bytes: u64,
     /// The host asked for, lower case.
     pub host: Text<'a>,
+    /// The method.
+    pub method: Text<'a>,
     /// The decoded path. Object keys of a store stand in it as HMACs.
     pub path: Text<'a>,
     /// The query, each value as its HMAC.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub query: Vec<Parameter<'a>>,
-    /// The declared or buffered size of the body, or the bound of one that declares none.
-    pub bytes: u64,
-    /// The HTTP version: `1.1` or `2`.
-    pub version: Text<'a>,
     /// What the client calls itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<Text<'a>>,
+    /// The HTTP version: `1.1` or `2`.
+    pub version: Text<'a>,
 }
 
 /// One pair of a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Parameter<'a> {
-    /// The decoded name.
-    pub name: Text<'a>,
     /// HMAC of the decoded value.
     pub digest: Text<'a>,
+    /// The decoded name.
+    pub name: Text<'a>,
 }
 
 /// The public facts of a sealed message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Message<'a> {
-    /// Who can open it.
-    pub recipient: Text<'a>,
+    /// `request`, `answer` or `rest`.
+    pub direction: Text<'a>,
     /// The branch key and its version: `t/TENANT/RECIPIENT/DIRECTION/vN`; absent if it is not chosen before the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Text<'a>>,
     /// Its id, hexadecimal; absent as the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_id: Option<Text<'a>>,
-    /// `request`, `answer` or `rest`.
-    pub direction: Text<'a>,
-    /// The tenant, if it came from another gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tenant: Option<Text<'a>>,
+    /// Who can open it.
+    pub recipient: Text<'a>,
     /// The record of the gateway that sealed it, if it came from another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Text<'a>>,
+    /// The tenant, if it came from another gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Text<'a>>,
 }
 
 /// One evaluation of a candidate with a protection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Evaluation<'a> {
-    /// The resource.
-    pub resource: Entity<'a>,
+    /// Whether Cedar allowed it.
+    pub allowed: bool,
     /// Where the data would go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Text<'a>>,
-    /// `none`, `masked` or `sealed`.
-    pub protection: Text<'a>,
-    /// Whether Cedar allowed it.
-    pub allowed: bool,
-    /// The policies that decided it.
-    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
-    pub policies: Cow<'a, [Arc<str>]>,
     /// What Cedar could not evaluate; any makes the decision a denial.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub errors: Cow<'a, [String]>,
+    /// The policies that decided it.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub policies: Cow<'a, [Arc<str>]>,
+    /// `none`, `masked` or `sealed`.
+    pub protection: Text<'a>,
+    /// The resource.
+    pub resource: Entity<'a>,
 }
 
 /// The endpoint of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Upstream<'a> {
-    /// The cluster, store or service.
-    pub name: Text<'a>,
     /// The endpoint, as configured: `https://host:port`.
     pub endpoint: Text<'a>,
+    /// The cluster, store or service.
+    pub name: Text<'a>,
     /// Whether it is reached without TLS over a network; loopback is none.
     pub plaintext: bool,
 }

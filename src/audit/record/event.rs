@@ -16,22 +16,22 @@ use crate::model::{AuditMode, RecordId};
 pub struct Refusal<'a> {
     /// The stable code. A count keeps up to 64 different ones apart.
     pub code: Text<'a>,
-    /// The status that the client got.
-    pub status: u16,
-    /// The address of whoever connected.
-    pub peer: SocketAddr,
-    /// The method, if it could be read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub method: Option<Text<'a>>,
     /// The host asked for, if it could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<Text<'a>>,
+    /// The method, if it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Text<'a>>,
     /// The path, if it could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Text<'a>>,
+    /// The address of whoever connected.
+    pub peer: SocketAddr,
     /// The route, if one matched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Text<'a>>,
+    /// The status that the client got.
+    pub status: u16,
     /// The OpenTelemetry trace, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<Text<'a>>,

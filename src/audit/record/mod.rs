@@ -3,9 +3,10 @@
 //! Records hold no payload, no credential and no secret: digests of payloads, object keys and query values are HMACs
 //! under the tenant's journal key (see `keys`). There are no floats, so any language reads the same numbers.
 //! Each record is one canonical JSON object with the members of its [`Stamp`]; unknown members are to be ignored by readers.
-//! `schema` describes them for others.
+//! `schema` describes them for others. Types whose records are many declare their members in canonical order, so that nothing moves in writing.
 
 mod decision;
+mod entity;
 mod event;
 mod outcome;
 pub mod schema;
@@ -16,9 +17,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use decision::{
-    Decision, Entity, Evaluation, Links, Marking, Message, Parameter, Party, Personal, PersonalDecision,
-    Request, Upstream, Verdict,
+    Decision, Evaluation, Links, Marking, Message, Parameter, Party, Personal, PersonalDecision, Request,
+    Upstream, Verdict,
 };
+pub use entity::{Entity, EntityId};
 pub use event::{Change, Event, Refusal, Refusals, ShadowOutcome};
 pub use outcome::{Ending, Outcome, Withdrawal};
 
@@ -38,19 +40,19 @@ struct Time(String);
 /// What all records have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Stamp<'a> {
-    /// The crossing that the record belongs to; none for events and counts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<RecordId>,
     /// Which attempt of the crossing, from 1; 0 is before the first decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u16>,
+    /// The run of that instance: a new id with each start.
+    pub boot: RecordId,
+    /// The gateway instance that wrote it.
+    pub gateway: Text<'a>,
+    /// The crossing that the record belongs to; none for events and counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<RecordId>,
     /// When it happened.
     #[schemars(with = "Time")]
     pub time: Timestamp,
-    /// The gateway instance that wrote it.
-    pub gateway: Text<'a>,
-    /// The run of that instance: a new id with each start.
-    pub boot: RecordId,
 }
 
 /// A record that was read back.
