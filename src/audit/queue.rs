@@ -411,10 +411,7 @@ mod tests {
                 batch.len()
             }
         });
-        on_a_worker({
-            let queue = queue.clone();
-            move || push(&queue, true)
-        });
+        on_a_worker(move || push(&queue, true));
         assert_eq!(reader.join().unwrap(), 1);
     }
 }
