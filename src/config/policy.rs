@@ -25,7 +25,7 @@ pub struct PolicySettings {
     /// Whether a bundle must carry an attestation that its claims were proved. No solver is run.
     #[serde(default)]
     pub attestation: AttestationRule,
-    /// Invariants, by `@id`, that must be among the attested claims, besides those about every bundle.
+    /// Invariants, by `@id`, that must be among the attested claims, besides those about every bundle; `id@sha256` also says which words were proved.
     #[serde(default)]
     pub claims: Vec<String>,
     /// What becomes of requests when the bundle that is served has expired.

@@ -43,7 +43,7 @@ def test_without_a_rule_its_invariant_is_disproved(t):
         world.without(rule)
         code, text = world.prove()
         assert code == 1 and f"✗ {invariant}\n" in text and "5 of 6 claims proved" in text, text
-        assert re.search(shows, text) and "Cedar        allowed, and must be denied by " in text, text
+        assert re.search(shows, text) and "Cedar        must be denied, and is allowed by " in text, text
         # A program gets the whole request, and a disproof is remembered as well.
         claim = next(claim for claim in world.report()["claims"] if claim["says"] == invariant)
         found = claim["verdict"]["counterexample"]
@@ -52,6 +52,32 @@ def test_without_a_rule_its_invariant_is_disproved(t):
     # A rule that no invariant speaks of may go.
     world.without("no-endless-generation")
     assert world.prove()[0] == 0
+
+
+def test_an_invariant_that_is_about_nothing_proves_nothing(t):
+    world = World(t)
+    world.without("restricted-only-sealed")
+    world.edit("invariants/restricted.bad.cedar", "context.data.level >= 3", "context.data.level >= 3 && context.data.level <= 0")
+    code, text = world.prove()
+    assert code == 1 and "? restricted never leaves unsealed\n" in text and "5 of 6 claims proved" in text, text
+    assert "it describes no request that there can be" in text, text
+
+
+def test_a_release_carries_its_proof_to_the_gateway(t):
+    """Proved, signed and demanded, each by its own command; and another text under the same id is another claim."""
+    world = World(t)
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", world.folder / "key.pem"], check=True, capture_output=True)
+    (world.folder / "key.pem").chmod(0o600)
+    pinned = next(claim["sha256"] for claim in world.release(1)["claims"] if claim["id"] == "restricted-unsealed")
+    assert world.check(["restricted-unsealed"])[0] == 0
+    code, text = world.check([f"restricted-unsealed@{pinned}", "agent-deletes"])
+    assert code == 0, text
+    # Weakened, it is still proved, and by its id alone nobody could tell.
+    world.edit("invariants/restricted.bad.cedar", "context.data.level >= 3", "context.data.level >= 3 && context.request.bytes > 4096")
+    world.release(2)
+    assert world.check(["restricted-unsealed"])[0] == 0
+    code, text = world.check([f"restricted-unsealed@{pinned}"])
+    assert code == 1 and f"does not attest `restricted-unsealed@{pinned}`, but agent-deletes, " in text, text
 
 
 def test_what_holds_for_every_bundle(t):
@@ -116,6 +142,28 @@ class World:
         done = subprocess.run([World.program, "policy", "prove", *arguments], cwd=self.folder, env={**self.env, **(env or {})},
                               stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
+
+    def run(self, *arguments):
+        done = subprocess.run([World.program, *arguments], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    def release(self, serial):
+        """Proves and signs the policies; the proof."""
+        proof = self.report()
+        (self.folder / "proof.json").write_text(json.dumps(proof))
+        code, text = self.run("policy", "bundle", "policies", "--key", "key.pem", "--serial", str(serial), "--proof", "proof.json")
+        assert code == 0, text
+        self.key = re.search(r'keys = \["(.+)"\]', text)[1]
+        return proof
+
+    def check(self, claims):
+        """What a gateway that demands these claims says of the policies."""
+        (self.folder / "tidegate.toml").write_text(
+            '[listen]\naddress = "127.0.0.1:0"\n[admin]\naddress = "127.0.0.1:0"\n[audit]\ndirectory = "journal"\n'
+            f'[policy]\ndirectory = "policies"\nkeys = ["{self.key}"]\nattestation = "required"\nclaims = {json.dumps(claims)}\n'
+            '[services.status]\nendpoints = ["http://127.0.0.1:9"]\n'
+            '[[routes]]\nname = "all"\npath = "/*"\nservice = "status"\nidentity = "none"\nlevel = "public"\nresidency = ["world"]\n')
+        return self.run("check", "--config", "tidegate.toml")
 
     def timed(self):
         began = time.monotonic()

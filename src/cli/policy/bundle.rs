@@ -153,7 +153,11 @@ fn attested(path: &Path, hash: &str) -> anyhow::Result<Attestation> {
     if let Some(open) = proof.claims.iter().find(|claim| !matches!(claim.verdict, Verdict::Proved)) {
         bail!("`{shown}`: `{}` is not proved; mend the policies, or see `--override`", open.id);
     }
-    let claims = proof.claims.into_iter().map(|claim| Attested { id: claim.id, says: claim.says });
+    let claims = proof.claims.into_iter().map(|claim| Attested {
+        id: claim.id,
+        says: claim.says,
+        sha256: claim.sha256,
+    });
     Ok(Attestation { solver: proof.solver, claims: claims.collect() })
 }
 

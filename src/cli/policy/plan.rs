@@ -6,7 +6,7 @@ mod table;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use jiff::Timestamp;
 use serde_json::json;
@@ -171,6 +171,12 @@ fn jobs(args: &Args) -> usize {
 /// Replays the decisions of the journal.
 fn recorded(args: &Args, journal: &Path, old: &Bundle, new: &Bundle) -> anyhow::Result<Replay> {
     let judge = Judge::new(old, new);
+    ensure!(
+        journal.is_dir(),
+        "there is no journal `{}`: leave out --journal to plan without recorded decisions, or name a gateway's, such as \
+         `tidegate-demo/journal`",
+        journal.display()
+    );
     let mut reader = Reader::open(journal, args.from)?;
     let from = args.from.map_or(0, |from| u64::try_from(from.as_nanosecond()).unwrap_or(0));
     // Personal members are put back where the keys are there, as for any reader on the gateway's host.

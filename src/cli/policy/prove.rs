@@ -147,7 +147,8 @@ mod with_solver {
                 for problem in &problems {
                     writeln!(out, "{problem}")?;
                 }
-                writeln!(out, "{} problems: nothing was proved", problems.len())?;
+                let plural = if problems.len() == 1 { "" } else { "s" };
+                writeln!(out, "{} problem{plural}: nothing was proved", problems.len())?;
             }
         }
         Ok(Answer::No)
@@ -193,7 +194,7 @@ mod with_solver {
     fn table(claims: &[Finding]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED).force_no_tty();
-        table.set_header(["claim", "kinds of request", "result", "time"]);
+        table.set_header(["id", "claim", "kinds of request", "result", "time"]);
         for finding in claims {
             let result = match &finding.verdict {
                 Verdict::Proved => "proved".to_owned(),
@@ -206,9 +207,9 @@ mod with_solver {
                 Kind::Invariant => finding.says.clone(),
                 Kind::BuiltIn => format!("{} (built in)", finding.says),
             };
-            table.add_row([says, finding.environments.to_string(), result, time]);
+            table.add_row([finding.id.clone(), says, finding.environments.to_string(), result, time]);
         }
-        for column in [1, 3] {
+        for column in [2, 4] {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }

@@ -116,6 +116,7 @@ mod tests {
             kind: Kind::Invariant,
             says: "never".into(),
             place: String::new(),
+            sha256: None,
             environments: 14,
             verdict,
             milliseconds: 7,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use cedar_policy::{Effect, Policy, PolicyId};
 
 use crate::model::Problems;
@@ -38,6 +39,13 @@ impl Invariant {
     #[must_use]
     pub fn canonical(&self) -> String {
         self.policy.to_json().map_or_else(|error| error.to_string(), |json| json.to_string())
+    }
+
+    /// SHA-256 of [`Self::canonical`], hexadecimal: layout and comments may change, what it describes may not.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        let digest = digest(&SHA256, self.canonical().as_bytes());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

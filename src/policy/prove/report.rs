@@ -27,6 +27,9 @@ pub struct Finding {
     /// Where it stands: `policies/invariants/agents.bad.cedar:3`; empty for a built-in one.
     #[serde(default)]
     pub place: String,
+    /// SHA-256 of an invariant in Cedar's JSON form, hexadecimal: which words were proved. None for a built-in claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// For how many kinds of request (principal type × action × resource type) it was asked.
     pub environments: usize,
     /// The answer.

@@ -46,7 +46,7 @@ pub(super) fn confirm(
             if response.decision() != Decision::Allow || !matches {
                 return Err(unconfirmed("allowed although it must not be"));
             }
-            ("allowed, and must be denied".to_owned(), ids(&response), env.request.clone())
+            ("must be denied, and is allowed".to_owned(), ids(&response), env.request.clone())
         }
         Claimed::Errors(id) => {
             let response = ask(&env.request, bundle.policy_set(), &env.entities);

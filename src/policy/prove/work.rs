@@ -21,7 +21,7 @@ use crate::policy::Bundle;
 use crate::policy::schema::describe;
 
 /// Changes whenever the same question would be asked otherwise.
-const FORM: &str = "tidegate proofs 2, cedar 4.14.1, symcc 0.8.1";
+const FORM: &str = "tidegate proofs 3, cedar 4.14.1, symcc 0.8.1";
 /// The protections that must allow what no protection allows.
 const BETTER: [Protection; 2] = [Protection::Masked, Protection::Sealed];
 
@@ -67,6 +67,8 @@ pub(super) struct Ladder {
 /// The answer for one kind of request.
 pub(super) enum Answer {
     Holds,
+    /// It holds, and no request was found that it is about.
+    Empty,
     Fails(Box<Counterexample>),
     Open(String),
 }
@@ -132,11 +134,12 @@ pub(super) fn environments(bundle: &Bundle) -> Vec<(String, RequestEnv)> {
 
 /// The findings without answers, each with the text that its answer depends on: first the invariants, then what is built in.
 fn blank(invariants: &Invariants, environments: usize) -> impl Iterator<Item = (Finding, String)> {
-    let finding = move |id: &str, kind, says: &str, place: String| Finding {
+    let finding = move |id: &str, kind, says: &str, place: String, sha256| Finding {
         id: id.to_owned(),
         kind,
         says: says.to_owned(),
         place,
+        sha256,
         environments,
         verdict: Verdict::NotProved { open_for: Vec::new(), why: "it was not asked".to_owned() },
         milliseconds: 0,
@@ -144,13 +147,16 @@ fn blank(invariants: &Invariants, environments: usize) -> impl Iterator<Item = (
     };
     let own = invariants.all.iter().map(move |invariant| {
         let place = format!("{}:{}", invariant.file, invariant.line);
-        (finding(&invariant.id, Kind::Invariant, &invariant.says, place), invariant.canonical())
+        let found = finding(&invariant.id, Kind::Invariant, &invariant.says, place, Some(invariant.sha256()));
+        (found, invariant.canonical())
     });
     let built_in = [
         ("never-errors", "no policy ever has an error"),
         ("protection-never-costs", "what is allowed with no protection is allowed masked and sealed"),
     ];
-    own.chain(built_in.map(|(id, says)| (finding(id, Kind::BuiltIn, says, String::new()), id.to_owned())))
+    own.chain(
+        built_in.map(|(id, says)| (finding(id, Kind::BuiltIn, says, String::new(), None), id.to_owned())),
+    )
 }
 
 /// The claim in the order of [`blank`].
@@ -179,13 +185,15 @@ fn sum(
     claim: usize,
 ) -> (Verdict, u64) {
     let (mut fails, mut counterexample, mut open, mut why) = (Vec::new(), None, Vec::new(), None);
+    let mut empty = true;
     let mut time = Duration::ZERO;
     for (index, (name, _)) in environments.iter().enumerate() {
         match answers.get(&(claim, index)) {
             Some((answer, took)) => {
                 time += *took;
+                empty &= matches!(answer, Answer::Empty);
                 match answer {
-                    Answer::Holds => {}
+                    Answer::Holds | Answer::Empty => {}
                     Answer::Fails(request) => {
                         fails.push(name.clone());
                         counterexample.get_or_insert_with(|| request.clone());
@@ -201,7 +209,12 @@ fn sum(
     }
     let verdict = match (counterexample, open.is_empty()) {
         (Some(counterexample), _) => Verdict::Disproved { fails_for: fails, counterexample },
-        (None, true) if !environments.is_empty() => Verdict::Proved,
+        (None, true) if empty => {
+            let open_for = environments.iter().map(|(name, _)| name.clone()).collect();
+            // Whoever empties a claim would have it proved by that.
+            Verdict::NotProved { open_for, why: "it describes no request that there can be".to_owned() }
+        }
+        (None, true) => Verdict::Proved,
         (None, _) => {
             Verdict::NotProved { open_for: open, why: why.unwrap_or_else(|| "it was not asked".to_owned()) }
         }

@@ -29,6 +29,7 @@ pub(super) enum Question<'a> {
     Disjoint(&'a CompiledPolicySet, &'a CompiledPolicySet),
     Implies(&'a CompiledPolicySet, &'a CompiledPolicySet),
     NeverErrors(&'a CompiledPolicy),
+    NeverMatches(&'a CompiledPolicy),
 }
 
 impl<'a> Worker<'a> {
@@ -72,23 +73,22 @@ impl<'a> Worker<'a> {
         all: &CompiledPolicySet,
     ) -> Answer {
         let compile = |policy: &Policy| {
-            let compiled = CompiledPolicy::compile(policy, env, bundle.schema());
-            compiled.map(CompiledPolicy::into_compiled_policyset).map_err(|error| reason(&error))
+            CompiledPolicy::compile(policy, env, bundle.schema()).map_err(|error| reason(&error))
         };
+        let (any, bad) = match (compile(invariant.policy()), compile(bad)) {
+            (Ok(any), Ok(bad)) => (any, bad),
+            (Err(why), _) | (_, Err(why)) => return Answer::Open(why),
+        };
+        let is_about_something = matches!(self.ask(Question::NeverMatches(&bad)).await, Ok(Some(_)));
+        let holds = if is_about_something { Answer::Holds } else { Answer::Empty };
         // The larger claim, over requests that cannot be as well, is the shorter text and mostly true.
-        let any = match compile(invariant.policy()) {
-            Ok(any) => any,
-            Err(why) => return Answer::Open(why),
-        };
+        let any = any.into_compiled_policyset();
         if matches!(self.ask(Question::Disjoint(all, &any)).await, Ok(None)) {
-            return Answer::Holds;
+            return holds;
         }
-        let bad = match compile(bad) {
-            Ok(bad) => bad,
-            Err(why) => return Answer::Open(why),
-        };
+        let bad = bad.into_compiled_policyset();
         match self.ask(Question::Disjoint(all, &bad)).await {
-            Ok(None) => Answer::Holds,
+            Ok(None) => holds,
             Ok(Some(found)) => shown(confirm(bundle, name, &found, Claimed::Allowed(invariant))),
             Err(why) => Answer::Open(why),
         }
@@ -152,6 +152,7 @@ impl<'a> Worker<'a> {
                 Question::Disjoint(a, b) => process.check_disjoint_with_counterexample_opt(a, b).await,
                 Question::Implies(a, b) => process.check_implies_with_counterexample_opt(a, b).await,
                 Question::NeverErrors(a) => process.check_never_errors_with_counterexample_opt(a).await,
+                Question::NeverMatches(a) => process.check_never_matches_with_counterexample_opt(a).await,
             }
         });
         let late = || format!("no answer within {} ms", self.limit.as_millis());

@@ -55,6 +55,19 @@ pub struct Attested {
     pub id: String,
     /// What it says.
     pub says: String,
+    /// SHA-256 of the invariant that was proved, hexadecimal. None for a claim about every bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl Attested {
+    /// Whether it is the claim that is wanted: by its id, or by id and hash as `id@sha256`.
+    pub(super) fn is(&self, wanted: &str) -> bool {
+        match wanted.split_once('@') {
+            Some((id, hash)) => self.id == id && self.sha256.as_deref() == Some(hash),
+            None => self.id == wanted,
+        }
+    }
 }
 
 /// A manifest that cannot be believed.
@@ -136,7 +149,8 @@ impl Manifest {
         if claims.clone().count() > MAX_CLAIMS {
             return wrong("it has more than 300 claims");
         }
-        let texts = claims.flat_map(|claim| [&claim.id, &claim.says]);
+        let texts =
+            claims.flat_map(|claim| [Some(&claim.id), Some(&claim.says), claim.sha256.as_ref()]).flatten();
         let texts = texts.chain(self.override_reason.as_ref());
         if texts.chain(self.attestation.as_ref().map(|a| &a.solver)).any(|text| long(text)) {
             return wrong("it has a text of more than 500 characters");

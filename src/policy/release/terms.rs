@@ -105,8 +105,13 @@ pub enum ReleaseError {
     #[error("has no attestation, and `policy.attestation` demands one")]
     Unproved,
     /// Not all that is demanded is proved.
-    #[error("does not attest `{0}`")]
-    Lacks(String),
+    #[error("does not attest `{wanted}`, but {attested}")]
+    Lacks {
+        /// What is lacking: an id, or an id with the hash of its text.
+        wanted: String,
+        /// The ids that are attested.
+        attested: String,
+    },
     /// An override without anybody who answers for it.
     #[error("has an override, which counts only if it is signed by one of `policy.keys`")]
     Override,
@@ -126,7 +131,7 @@ impl ReleaseError {
             Self::OtherFiles { .. } => "a file was changed after the bundle was made: make it again",
             Self::Rollback { .. } | Self::Reused(_) => "make it again under a higher serial",
             Self::Expired(_) => "make it again, with a later `--expires`",
-            Self::Unproved | Self::Lacks(_) => {
+            Self::Unproved | Self::Lacks { .. } => {
                 "prove it (`tidegate policy prove --output json`) and make it again with `--proof`, or, in an emergency, \
                  with `--override REASON`"
             }
@@ -192,8 +197,12 @@ impl Terms {
         }
         let attested = manifest.attestation.as_ref().ok_or(ReleaseError::Unproved)?;
         let mut all = ALWAYS.into_iter().chain(demanded.iter().map(String::as_str));
-        match all.find(|id| attested.claims.iter().all(|claim| claim.id != *id)) {
-            Some(lacking) => Err(ReleaseError::Lacks(lacking.to_owned())),
+        match all.find(|wanted| !attested.claims.iter().any(|claim| claim.is(wanted))) {
+            Some(wanted) => {
+                let ids: Vec<&str> = attested.claims.iter().map(|claim| claim.id.as_str()).collect();
+                let attested = if ids.is_empty() { "nothing".to_owned() } else { ids.join(", ") };
+                Err(ReleaseError::Lacks { wanted: wanted.to_owned(), attested })
+            }
             None => Ok(false),
         }
     }
@@ -268,13 +277,18 @@ mod tests {
         let signer = Signer::new("p", pair.into());
         let terms = Terms {
             keys: vec![signer.verifier().clone()],
-            attested: Some(vec!["mine".into()]),
+            attested: Some(vec!["mine".into(), "mine@00ff".into()]),
             ..Terms::default()
         };
         let moment = at(0, None);
         assert_eq!(terms.judge(None, "", &moment), Err(ReleaseError::Missing));
         let ask = |claims: &[&str], reason: Option<&str>| {
-            let claims = claims.iter().map(|id| Attested { id: (*id).into(), says: String::new() }).collect();
+            let claims = claims.iter().map(|id| Attested {
+                id: (*id).into(),
+                says: String::new(),
+                sha256: id.starts_with('m').then(|| "00ff".to_owned()),
+            });
+            let claims = claims.collect();
             let manifest = Manifest {
                 attestation: Some(Attestation { solver: "s".into(), claims }),
                 override_reason: reason.map(Into::into),
@@ -287,7 +301,8 @@ mod tests {
         assert_eq!(ask(&all, None).unwrap().attested, 3);
         for lacking in all {
             let some: Vec<_> = all.into_iter().filter(|id| *id != lacking).collect();
-            assert_eq!(ask(&some, None), Err(ReleaseError::Lacks(lacking.into())));
+            let attested = some.join(", ");
+            assert_eq!(ask(&some, None), Err(ReleaseError::Lacks { wanted: lacking.into(), attested }));
         }
         let overridden = ask(&[], Some("outage 7")).unwrap();
         assert_eq!(overridden.override_reason.as_deref(), Some("outage 7"));

@@ -154,7 +154,8 @@ impl Release<'_> {
 
     pub(super) fn manifest(&self, hash: String) -> String {
         let claims = self.claims.map(|ids| {
-            let claim = |id: &&str| Attested { id: (*id).to_owned(), says: "it holds".to_owned() };
+            let claim =
+                |id: &&str| Attested { id: (*id).to_owned(), says: "it holds".to_owned(), sha256: None };
             Attestation { solver: "test".to_owned(), claims: ids.iter().map(claim).collect() }
         });
         let manifest = Manifest {
