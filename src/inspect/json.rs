@@ -1,13 +1,14 @@
 //! The facts of an OpenAI-compatible JSON body, read without building its tree.
 //!
 //! Upstreams written in other languages read JSON differently; what they could read differently is refused: doubled
-//! top-level keys (first or last wins), keys that differ from a known one by letter case (Go matches them all the same) and non-ASCII keys
-//! (Go also folds `ſ` and the Kelvin sign).
+//! top-level keys (first or last wins), keys that differ from a known one by letter case (Go matches them all the same), non-ASCII keys
+//! (Go also folds `ſ` and the Kelvin sign), and anywhere in the body half of a surrogate pair (RFC 8259 section 8.2) and a number that no
+//! double holds (section 6).
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
 use super::InspectError;
@@ -21,8 +22,16 @@ const MAX_KEYS: usize = 128;
 /// The largest count: the integers that every JSON reader keeps exact (RFC 8259 section 6).
 const MAX_COUNT: u64 = (1 << 53) - 1;
 
+const NO_OBJECT: &str = "it is not one JSON object, or a number or an escape in it is out of range";
+
+const STREAM_OPTIONS: &str =
+    "`stream_options` must be null or an object with at most one `include_usage`: true, false or null";
+
 /// Keys that bound the answer. Servers differ in the name, so all are read and the largest counts.
 const TOKEN_KEYS: &[&str] = &["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
+
+/// The key of `stream_options` that is read.
+const INCLUDE_USAGE: &str = "include_usage";
 
 /// Other keys that are read.
 const OTHER_KEYS: &[&str] = &["model", "stream", "stream_options", "n"];
@@ -66,7 +75,7 @@ pub fn read_json(body: &[u8]) -> Result<JsonFacts, InspectError> {
     match (read, reading.fault) {
         (_, Some(Fault::Ambiguous)) => Err(InspectError::BodyAmbiguous),
         (_, Some(Fault::Invalid(reason))) => Err(InspectError::BodyInvalid(reason)),
-        (Err(_), None) => Err(InspectError::BodyInvalid("it is not one JSON object")),
+        (Err(_), None) => Err(InspectError::BodyInvalid(NO_OBJECT)),
         (Ok(()), None) => {
             if reading.facts.model.is_empty() {
                 return Err(InspectError::BodyInvalid("`model` is missing"));
@@ -173,7 +182,7 @@ impl Reading {
                 Ok(options) => {
                     self.facts.include_usage = options.is_some_and(|o| o.include_usage == Some(true))
                 }
-                Err(_) => return self.fail(Fault::Invalid("`stream_options` must be an object or null")),
+                Err(_) => return self.fail(Fault::Invalid(STREAM_OPTIONS)),
             },
             "n" => match map.next_value() {
                 Ok(Count(choices)) => self.facts.choices = choices,
@@ -189,7 +198,7 @@ impl Reading {
                 }
             },
             _ => {
-                map.next_value::<IgnoredAny>()?;
+                map.next_value::<Skipped>()?;
             }
         }
         Ok(())
@@ -242,9 +251,95 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct StreamOptions {
     include_usage: Option<bool>,
+}
+
+/// By hand, for a derived one also takes a list of the values, which no upstream does.
+impl<'de> Deserialize<'de> for StreamOptions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Options;
+
+        impl<'de> Visitor<'de> for Options {
+            type Value = StreamOptions;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StreamOptions, A::Error> {
+                let (mut options, mut seen) = (StreamOptions::default(), false);
+                while let Some(Key(key)) = map.next_key()? {
+                    if key != INCLUDE_USAGE {
+                        if !key.is_ascii() || key.eq_ignore_ascii_case(INCLUDE_USAGE) {
+                            return Err(de::Error::custom("a key that some reader takes for a known one"));
+                        }
+                        map.next_value::<Skipped>()?;
+                    } else if std::mem::replace(&mut seen, true) {
+                        return Err(de::Error::custom("a key stands twice"));
+                    } else {
+                        options.include_usage = map.next_value()?;
+                    }
+                }
+                Ok(options)
+            }
+        }
+
+        deserializer.deserialize_map(Options)
+    }
+}
+
+/// A value that is not wanted, read in full all the same: what serde ignores, serde_json lets pass with halves of surrogate pairs and
+/// numbers without bound, which other readers refuse or replace.
+struct Skipped;
+
+impl<'de> Deserialize<'de> for Skipped {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Skipped {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        while entries.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 #[cfg(test)]
@@ -285,6 +380,16 @@ mod tests {
             (r#"{"stream":true}"#, "body_invalid"),
             (r#"{"model":"a","stream":"true"}"#, "body_invalid"),
             (r#"{"model":"a","stream":1}"#, "body_invalid"),
+            (r#"{"model":"a","x":"\ud800"}"#, "body_invalid"),
+            (r#"{"model":"a","x":[{"\ud800":1}]}"#, "body_invalid"),
+            (r#"{"model":"a","x":1e999}"#, "body_invalid"),
+            (r#"{"model":"a","stream_options":[true]}"#, "body_invalid"),
+            (r#"{"model":"a","stream_options":{"Include_Usage":true}}"#, "body_invalid"),
+            (
+                r#"{"model":"a","stream_options":{"include_usage":true,"include_usage":false}}"#,
+                "body_invalid",
+            ),
+            (r#"{"model":"a","stream_options":{"include_usage":true,"x":"\udc00"}}"#, "body_invalid"),
             (r#"{"model":"a","max_tokens":-1}"#, "body_invalid"),
             (r#"{"model":"a","max_tokens":1.5}"#, "body_invalid"),
             (r#"{"model":"a","max_tokens":1e400}"#, "body_invalid"),

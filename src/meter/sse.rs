@@ -169,8 +169,10 @@ impl Event {
 
     /// The event is over: whether it carried anything, and the usage in it.
     fn finish(&mut self) -> (bool, Option<Found>) {
-        let real = std::mem::take(&mut self.some) && self.data != b"[DONE]";
-        let found = match self.long.take() {
+        let long = self.long.take();
+        // Of a long event only the head is in `data`, and which depends on how it came.
+        let real = std::mem::take(&mut self.some) && (long.is_some() || self.data != b"[DONE]");
+        let found = match long {
             Some((_, last)) => last,
             None if may_report(&self.data) => {
                 let mut last = None;
@@ -210,6 +212,18 @@ mod tests {
             });
         }
         (all, events.count())
+    }
+
+    #[test]
+    fn a_long_event_that_begins_like_the_last_one_counts_however_it_comes() {
+        let stream = [b"data:[DONE]".as_slice(), &[b'x'; MAX_EVENT], b"\n\n"].concat();
+        for cut in 1..32 {
+            let mut events = Events::new();
+            let (head, tail) = stream.split_at(cut);
+            events.feed(head, |_| ());
+            events.feed(tail, |_| ());
+            assert_eq!(events.count(), 1, "cut at {cut}");
+        }
     }
 
     #[test]
