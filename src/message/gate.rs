@@ -80,6 +80,7 @@ where
     check_header_names(&headers)?;
     check_transfer(&headers)?;
     check_expectation(&headers)?;
+    check_host(parts.version, &headers)?;
     let target = Target::parse(&parts.uri, &headers, settings.max_uri.as_usize())?;
     let declared_bytes = declared_bytes(&headers, &body, settings.max_body.get())?;
     if matches!(parts.method, Method::GET | Method::HEAD) && declared_bytes != Some(0) {
@@ -106,6 +107,14 @@ fn check_version(connection: &Connection, version: Version) -> Result<(), GateEr
         Protocol::Http2 => Version::HTTP_2,
     };
     if version == served { Ok(()) } else { Err(GateError::VersionUnsupported) }
+}
+
+/// HTTP/1.1 has a `Host` in every request, also where the target names one (RFC 9112 section 3.2).
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), GateError> {
+    if version == Version::HTTP_11 && !headers.contains_key(HOST) {
+        return Err(GateError::HostMissing);
+    }
+    Ok(())
 }
 
 fn check_method(method: &Method) -> Result<(), GateError> {

@@ -103,6 +103,7 @@ async fn ambiguous_hosts_and_targets() {
     refused(vec![
         // Hosts.
         ("GET /x HTTP/1.1\r\n\r\n".into(), 400, "host_missing"),
+        ("GET http://a/x HTTP/1.1\r\n\r\n".into(), 400, "host_missing"),
         ("GET /x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".into(), 400, "host_ambiguous"),
         ("GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".into(), 400, "host_ambiguous"),
         ("GET /x HTTP/1.1\r\nHost: \r\n\r\n".into(), 400, "host_missing"),
