@@ -39,7 +39,7 @@ fn origin_form(target: &str) -> String {
     let Some((_, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
         return target.to_owned();
     };
-    let path = rest.find(['/', '?']).map_or("", |start| &rest[start..]);
+    let path = rest.find(['/', '?']).and_then(|start| rest.get(start..)).unwrap_or_default();
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
