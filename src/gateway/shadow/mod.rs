@@ -11,7 +11,7 @@ mod worker;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -34,6 +34,7 @@ pub struct Shadow {
     places: usize,
     /// How many decisions wait: a queue that is full costs the request path no copy.
     waiting: Arc<AtomicUsize>,
+    closing: Arc<AtomicBool>,
     figures: Arc<Figures>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -95,12 +96,13 @@ impl Shadow {
         let (queue, inbox) = sync_channel(places);
         let (candidate, figures) = (Arc::new(ArcSwapOption::empty()), Arc::new(Figures::default()));
         let waiting = Arc::new(AtomicUsize::new(0));
-        let tasks = Tasks { inbox, waiting: Arc::clone(&waiting) };
+        let closing = Arc::new(AtomicBool::new(false));
+        let tasks = Tasks { inbox, waiting: Arc::clone(&waiting), closing: Arc::clone(&closing) };
         let worker =
             Worker::new(tasks, Arc::clone(&candidate), Arc::clone(&figures), audit, Share::of(workers));
         let thread = thread::Builder::new().name("tidegate-shadow".to_owned()).spawn(|| worker.run())?;
         let (problem, worker) = (ArcSwap::default(), Mutex::new(Some(thread)));
-        Ok(Self { candidate, problem, queue, places, waiting, figures, worker })
+        Ok(Self { candidate, problem, queue, places, waiting, closing, figures, worker })
     }
 
     /// Takes another candidate from here on; none ends the comparison. What is wrong with the newest files, if anything is, is for `/readyz`.
@@ -159,6 +161,7 @@ impl Shadow {
     pub fn close(&self) {
         let thread = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
+            self.closing.store(true, Ordering::Relaxed);
             let _ = self.queue.send(Task::Close);
             if thread.join().is_err() {
                 tracing::error!("the thread of the shadow policies panicked");

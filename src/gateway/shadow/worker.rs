@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ use super::{Figures, add};
 
 /// How long questions gather: the request path then wakes the thread once for many.
 const GATHER: Duration = Duration::from_millis(10);
+/// Questions of one turn.
+const TURN: usize = 128;
 /// How often new groups are told.
 const TELL: Duration = Duration::from_secs(1);
 /// How often the sums are told, and groups that were told before.
@@ -41,6 +43,8 @@ pub(super) enum Task {
 pub(super) struct Tasks {
     pub(super) inbox: Receiver<Task>,
     pub(super) waiting: Arc<AtomicUsize>,
+    /// Whether what waits is the last: then nobody rests.
+    pub(super) closing: Arc<AtomicBool>,
 }
 
 impl Tasks {
@@ -131,14 +135,17 @@ impl Worker {
                 break;
             }
             self.tell_if_due();
-            thread::sleep(self.share.rest().max(GATHER));
+            if !self.tasks.closing.load(Ordering::Relaxed) {
+                thread::sleep(self.share.rest().max(GATHER));
+            }
         }
         self.sum();
     }
 
-    /// Asks all that waits; whether it was told to close.
+    /// Asks some of what waits, few enough that the rest they earn is short; whether it was told to close.
     fn drain(&mut self) -> bool {
-        while let Some(task) = self.tasks.next() {
+        for _ in 0..TURN {
+            let Some(task) = self.tasks.next() else { break };
             match task {
                 Task::Compare(asked) => self.compare(&asked),
                 Task::Close => return true,
