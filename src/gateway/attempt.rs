@@ -383,13 +383,13 @@ fn observe(
         let facts = DecisionFacts {
             decision: shown.outcome,
             code: shown.code,
-            policies: shown.policies,
+            policies: shown.policies.to_vec(),
             action,
-            resource: shown.resource.map(ToString::to_string).unwrap_or_default(),
-            principal: format!("{}::\"{}\"", crossing.case.principal.kind.name(), crossing.case.principal.id),
-            bundle: &exchange.facts.bundle,
+            resource: shown.resource.cloned(),
+            principal: Arc::clone(&crossing.case.principal),
+            bundle: Arc::clone(&exchange.facts.bundle),
             record: finish.record(),
         };
-        finish.span.decision((started, took), &facts);
+        finish.span.decision((started, took), facts);
     }
 }

@@ -15,7 +15,7 @@ use crate::audit::record::{Ending, Outcome};
 use crate::limit::Slot;
 use crate::message::{BodyUnopened, BoxError, ClientStalled, Observer};
 use crate::meter::Tap;
-use crate::model::Usage;
+use crate::model::{ModelName, UpstreamRef, Usage};
 use crate::protect::{SealFacts, WireDigest};
 use crate::telemetry::{ClientSpan, Telemetry, UpstreamRequest};
 use crate::upstream::AnswerError;
@@ -60,9 +60,9 @@ pub(crate) struct AtRestSeal {
 /// The upstream's side of an attempt: its span and its place in the metrics.
 #[derive(Debug)]
 pub(crate) struct UpstreamPart {
-    pub(crate) name: String,
+    pub(crate) upstream: UpstreamRef,
     pub(crate) operation: &'static str,
-    pub(crate) model: Option<String>,
+    pub(crate) model: Option<ModelName>,
     pub(crate) sent: Instant,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) span: ClientSpan,
@@ -79,7 +79,7 @@ impl UpstreamPart {
             }
         }
         metrics.upstream_ended(&UpstreamRequest {
-            upstream: &self.name,
+            upstream: &self.upstream,
             status,
             duration: self.sent.elapsed(),
         });

@@ -14,11 +14,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use crate::audit::record::{Ending, Outcome};
 use crate::audit::{Audit, Draft, Unavailable, Written};
 use crate::inspect::{Inspected, StoreCall};
-use crate::message::{Body, Connection, Inbound};
+use crate::message::{Body, Connection, Inbound, Target};
 use crate::model::{Action, AuditMode, Authn, Label, Principal, RecordId, Resource, RouteKind};
 use crate::protect::{Opened, WireDigest};
 use crate::route::Route;
-use crate::telemetry::{LeafFacts, RecordFacts, RequestSpan, ServerFacts, ServerRequest, Telemetry};
+use crate::telemetry::{
+    LeafFacts, RecordFacts, RequestSpan, ServerFacts, ServerRequest, Telemetry, TraceText,
+};
 
 use super::completion::Closing;
 use super::payload::Sent;
@@ -54,10 +56,10 @@ pub(crate) struct Facts {
     pub(crate) peer: SocketAddr,
     pub(crate) method: Method,
     pub(crate) version: Version,
-    pub(crate) user_agent: Option<String>,
-    pub(crate) bundle: String,
-    pub(crate) trace_id: String,
-    pub(crate) target: Option<TargetFacts>,
+    pub(crate) user_agent: Option<HeaderValue>,
+    pub(crate) bundle: Arc<str>,
+    pub(crate) trace_id: TraceText,
+    pub(crate) target: Option<Arc<Target>>,
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) principal: Option<Arc<Principal>>,
     /// The sealed message that the request came in, once it was opened.
@@ -65,14 +67,6 @@ pub(crate) struct Facts {
     /// Whether what is answered to it goes back sealed.
     pub(crate) answers_sealed: bool,
     pub(crate) asked: Option<Asked>,
-}
-
-/// The target, as the gate found it.
-#[derive(Debug)]
-pub(crate) struct TargetFacts {
-    pub(crate) host: String,
-    pub(crate) path: String,
-    pub(crate) query: Vec<(String, String)>,
 }
 
 /// What inspection found.
@@ -95,8 +89,9 @@ pub(crate) struct Finish {
     method: Method,
     route: Option<Arc<Route>>,
     peer: SocketAddr,
-    path: String,
-    host: String,
+    target: Option<Arc<Target>>,
+    /// Whether the path is sure to name no object.
+    path_is_plain: bool,
     code: Option<&'static str>,
     /// Where the last decision is recorded.
     written: Option<Written>,
@@ -107,19 +102,18 @@ impl Exchange {
         connection: &Connection,
         request: &Request<B>,
         telemetry: Arc<Telemetry>,
-        bundle: &str,
+        bundle: &Arc<str>,
     ) -> Self {
         let (id, method) = (RecordId::new(), request.method().clone());
         let span = telemetry.request(known_method(&method), request.headers().get("traceparent"));
         telemetry.metrics().request_began();
-        let user_agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
         let facts = Facts {
             id,
             peer: connection.peer,
             method: method.clone(),
             version: request.version(),
-            user_agent: user_agent.map(str::to_owned),
-            bundle: bundle.to_owned(),
+            user_agent: request.headers().get(USER_AGENT).cloned(),
+            bundle: Arc::clone(bundle),
             trace_id: span.trace_id(),
             target: None,
             route: None,
@@ -136,8 +130,8 @@ impl Exchange {
             method,
             route: None,
             peer: connection.peer,
-            path: String::new(),
-            host: String::new(),
+            target: None,
+            path_is_plain: false,
             code: None,
             written: None,
         };
@@ -153,23 +147,18 @@ impl Exchange {
     }
 
     pub(crate) fn parsed(&mut self, inbound: &Inbound) {
-        let target = &inbound.target;
+        self.facts.target = Some(Arc::clone(&inbound.target));
         if let Some(finish) = &mut self.finish {
-            target.host().clone_into(&mut finish.host);
+            finish.target = Some(Arc::clone(&inbound.target));
         }
-        self.facts.target = Some(TargetFacts {
-            host: target.host().to_owned(),
-            path: target.path().to_owned(),
-            query: target.query().to_vec(),
-        });
     }
 
     pub(crate) fn routed(&mut self, route: &Arc<Route>) {
         self.facts.route = Some(Arc::clone(route));
-        let path = self.facts.plain_path().unwrap_or_default().to_owned();
+        let path_is_plain = !self.facts.is_store();
         if let Some(finish) = &mut self.finish {
             finish.route = Some(Arc::clone(route));
-            finish.path = path;
+            finish.path_is_plain = path_is_plain;
         }
     }
 
@@ -355,26 +344,29 @@ impl Facts {
     /// The path if it is sure to name no object: before routing nobody knows.
     pub(crate) fn plain_path(&self) -> Option<&str> {
         let sure = self.route.is_some() && !self.is_store();
-        self.target.as_ref().filter(|_| sure).map(|target| target.path.as_str())
+        self.target.as_ref().filter(|_| sure).map(|target| target.path())
     }
 }
 
 /// What spans say of a record.
-fn place(id: RecordId, written: Option<&Written>) -> RecordFacts<'_> {
-    let leaf =
-        written.map(|written| LeafFacts { seq: written.seq, log: &written.log, index: written.leaf_index });
-    RecordFacts { id, leaf }
+fn place(id: RecordId, written: Option<&Written>) -> RecordFacts {
+    let leaf = |written: &Written| LeafFacts {
+        seq: written.seq,
+        log: Arc::clone(&written.log),
+        index: written.leaf_index,
+    };
+    RecordFacts { id, leaf: written.map(leaf) }
 }
 
 impl Finish {
     /// The record of the last decision, for spans.
-    pub(crate) fn record(&self) -> RecordFacts<'_> {
+    pub(crate) fn record(&self) -> RecordFacts {
         place(self.id, self.written.as_ref())
     }
 
     /// Ends span and metrics.
     pub(crate) fn end(self, status: StatusCode) {
-        let route = self.route.as_ref().map(|route| route.name.as_str());
+        let route = self.route.as_ref().map(|route| &route.name);
         let method = known_method(&self.method);
         self.telemetry.metrics().request_ended(&ServerRequest {
             route,
@@ -382,15 +374,17 @@ impl Finish {
             status: status.as_u16(),
             duration: self.started.elapsed(),
         });
-        let facts = ServerFacts {
+        let record = self.record();
+        self.span.finish(ServerFacts {
             method,
             status: status.as_u16(),
-            path: self.path,
-            host: self.host,
+            route: route.cloned(),
+            target: self.target,
+            path_is_plain: self.path_is_plain,
             peer: self.peer,
             code: self.code,
-        };
-        self.span.finish(route, &place(self.id, self.written.as_ref()), facts);
+            record,
+        });
     }
 }
 
@@ -401,9 +395,7 @@ pub(crate) fn digest_of(wire: Option<&WireDigest>) -> Option<Cow<'static, str>> 
 
 /// Puts the record's id on an answer.
 pub(crate) fn stamp(response: &mut Response<Body>, id: RecordId) {
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(RECORD_HEADER, value);
-    }
+    response.headers_mut().insert(RECORD_HEADER, id.into());
 }
 
 /// The method as a metric label and span name: a closed set, whatever a caller sends.

@@ -135,7 +135,7 @@ impl Gateway {
     {
         let snapshot = self.snapshot();
         let mut exchange =
-            Exchange::begin(connection, &request, Arc::clone(&self.telemetry), snapshot.bundle.hash());
+            Exchange::begin(connection, &request, Arc::clone(&self.telemetry), snapshot.bundle.shared_hash());
         let id = exchange.facts.id;
         let enforced = {
             let mut steps = pin!(self.enforce(&snapshot, connection, request, &mut exchange));

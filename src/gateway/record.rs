@@ -100,7 +100,7 @@ pub(super) fn refusal<'a>(facts: &'a Facts, reject: &Reject) -> Refusal<'a> {
         status: reject.status().as_u16(),
         peer: facts.peer,
         method: Some(facts.method.as_str().into()),
-        host: facts.target.as_ref().map(|target| target.host.as_str().into()),
+        host: facts.target.as_ref().map(|target| target.host().into()),
         // A path that may name an object is left out: without a tenant there is no key to digest it with.
         path: facts.plain_path().map(Cow::Borrowed),
         route: facts.route.as_ref().map(|route| route.name.as_str().into()),
@@ -215,17 +215,17 @@ fn nobody<'a>() -> Party<'a> {
 fn request<'a>(facts: &'a Facts, audit: &Audit) -> Result<Request<'a>, Unavailable> {
     let target = facts.target.as_ref();
     let mut query = Vec::new();
-    for (name, value) in target.map_or(&[][..], |target| &target.query) {
+    for (name, value) in target.map_or(&[][..], |target| target.query()) {
         query.push(Parameter { name: name.as_str().into(), digest: digest(facts, value, audit)?.into() });
     }
     Ok(Request {
         method: facts.method.as_str().into(),
-        host: target.map_or("", |target| target.host.as_str()).into(),
+        host: target.map_or("", |target| target.host()).into(),
         path: shown_path(facts, audit)?,
         query,
         bytes: facts.asked.as_ref().map_or(0, |asked| asked.bytes),
         version: if facts.version == Version::HTTP_2 { "2" } else { "1.1" }.into(),
-        user_agent: facts.user_agent.as_deref().map(Cow::Borrowed),
+        user_agent: facts.user_agent.as_ref().and_then(|value| value.to_str().ok()).map(Cow::Borrowed),
     })
 }
 
@@ -234,7 +234,7 @@ fn shown_path<'a>(facts: &'a Facts, audit: &Audit) -> Result<Cow<'a, str>, Unava
     if let Some(path) = facts.plain_path() {
         return Ok(path.into());
     }
-    let path = facts.target.as_ref().map_or("", |target| target.path.as_str());
+    let path = facts.target.as_ref().map_or("", |target| target.path());
     let (bucket, object) = match facts.asked.as_ref().and_then(|asked| asked.store.as_ref()) {
         Some(call) => (call.bucket.as_str(), call.key.as_str()),
         None => ("", path),
@@ -268,19 +268,21 @@ fn evaluation(evaluation: &policy::Evaluation) -> Evaluation<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use http::Method;
+    use http::{HeaderMap, HeaderValue, Method};
 
     use super::*;
     use crate::audit::canonical::canonical;
     use crate::audit::record::{Ending, Outcome};
     use crate::audit::{Instance, Settings};
-    use crate::gateway::exchange::{Asked, TargetFacts};
+    use crate::gateway::exchange::Asked;
+    use crate::message::Target;
     use crate::model::{
         Action, AuditMode, Authn, Candidate, Chain, ClusterName, Floor, IdentityRule, Label, Level, Objects,
         Origin, Principal, PrincipalKind, Protection, Resource, RouteKind, UpstreamRef,
     };
     use crate::policy::{AuthzRequest, embedded};
     use crate::route::{PathPattern, Route};
+    use crate::telemetry::TraceText;
 
     /// The payloads of both records, the list of evaluations, and the channel on which the decision is awaited.
     const ALLOCATIONS: u64 = 4;
@@ -340,20 +342,21 @@ mod tests {
         }
     }
 
+    fn target() -> Target {
+        let uri = "https://gateway.example/v1/chat/completions".parse().unwrap();
+        Target::parse(&uri, &HeaderMap::new(), 1024).unwrap()
+    }
+
     fn facts(principal: Principal, label: Label, resource: Resource) -> Facts {
         Facts {
             id: RecordId::new(),
             peer: "127.0.0.1:4711".parse().unwrap(),
             method: Method::POST,
             version: Version::HTTP_11,
-            user_agent: Some("curl/8.0".into()),
+            user_agent: Some(HeaderValue::from_static("curl/8.0")),
             bundle: "00ff".into(),
-            trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
-            target: Some(TargetFacts {
-                host: "gateway.example".into(),
-                path: "/v1/chat/completions".into(),
-                query: Vec::new(),
-            }),
+            trace_id: TraceText::default(),
+            target: Some(Arc::new(target())),
             route: Some(Arc::new(route())),
             principal: Some(Arc::new(principal)),
             opened: None,

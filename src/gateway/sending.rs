@@ -9,7 +9,7 @@ use crate::inspect::Operation;
 use crate::limit::Slot;
 use crate::message::{self, Body, CheckedTrailers, Observer as _, Paced};
 use crate::meter::Tap;
-use crate::model::RecordId;
+use crate::model::{ModelName, RecordId};
 use crate::policy::Permit;
 use crate::protect::{SealFacts, WireDigest};
 use crate::telemetry::AttemptFacts;
@@ -54,20 +54,20 @@ impl Sending {
         endpoint: &Endpoint,
     ) -> Self {
         let (operation, model) = model_call(crossing);
-        let upstream = endpoint.id().upstream().name();
+        let upstream = endpoint.id().upstream();
         let part = exchange.finish.as_ref().map(|finish| UpstreamPart {
-            name: upstream.to_owned(),
+            upstream: upstream.clone(),
             operation,
-            model: model.map(str::to_owned),
+            model: model.cloned(),
             sent: Instant::now(),
             telemetry: Arc::clone(&finish.telemetry),
-            span: finish.span.client(&AttemptFacts {
+            span: finish.span.client(AttemptFacts {
                 operation,
-                model,
-                upstream,
-                endpoint: endpoint.address().host(),
+                model: model.cloned(),
+                upstream: upstream.clone(),
+                endpoint: endpoint.address().authority().clone(),
                 port: endpoint.address().port(),
-                method: crossing.case.method.as_str(),
+                method: crossing.case.method.clone(),
                 resend: u32::from(exchange.attempt().saturating_sub(1)),
                 protection: permit.protection().name(),
                 record: finish.record(),
@@ -88,7 +88,7 @@ impl Sending {
         if let Some(part) = &mut self.part {
             part.span.answered(head.status);
         }
-        let host = exchange.facts.target.as_ref().map_or("", |target| target.host.as_str());
+        let host = exchange.facts.target.as_ref().map_or("", |target| target.host());
         if let Err(error) = message::headers::inbound(head.status, &mut head.headers, host) {
             if let Some(part) = self.part.take() {
                 part.end(head.status.as_u16(), Some("redirect"), None);
@@ -153,9 +153,9 @@ impl Drop for Sending {
     }
 }
 
-fn model_call(crossing: &Crossing) -> (&'static str, Option<&str>) {
+fn model_call(crossing: &Crossing) -> (&'static str, Option<&ModelName>) {
     match &crossing.case.inspected.operation {
-        Operation::Inference { model, kind, .. } => (kind.name(), Some(model.as_str())),
+        Operation::Inference { model, kind, .. } => (kind.name(), Some(model)),
         _ => ("http", None),
     }
 }

@@ -4,6 +4,8 @@
 //! former wins and the latter is gone, equal `Content-Length` fields are one, and a `#fragment` of the target is cut off. In each case policy and
 //! upstream see the same single reading.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, Version};
@@ -91,7 +93,7 @@ where
     let body = if declared_bytes == Some(0) { empty() } else { guarded(body, settings) };
     Ok(Inbound {
         method: parts.method,
-        target,
+        target: Arc::new(target),
         headers,
         caller,
         version: parts.version,

@@ -1,5 +1,7 @@
 //! A request that passed the gate: the only form in which stages see one.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, Version};
 
 use super::{Body, CallerHeaders, Target};
@@ -10,7 +12,7 @@ pub struct Inbound {
     /// One of the methods that the gate allows.
     pub method: Method,
     /// Host, path and query.
-    pub target: Target,
+    pub target: Arc<Target>,
     /// The headers to forward: sanitised, without `Host`, `Content-Length` and the caller's own.
     pub headers: HeaderMap,
     /// What the caller said to the gateway itself; never forwarded.

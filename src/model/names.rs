@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -35,6 +36,12 @@ macro_rules! names {
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// The same text for somebody else to hold.
+            #[must_use]
+            pub fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
             }
         }
 
@@ -130,6 +137,14 @@ impl schemars::JsonSchema for RecordId {
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(f)
+    }
+}
+
+impl From<RecordId> for HeaderValue {
+    fn from(id: RecordId) -> Self {
+        let mut text = Uuid::encode_buffer();
+        // INVARIANT: hexadecimal digits and hyphens are a value.
+        Self::from_str(id.0.hyphenated().encode_lower(&mut text)).unwrap_or(Self::from_static(""))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a request is about and where it could go.
 
 use std::fmt;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,16 @@ impl UpstreamRef {
             Self::Cluster(name) => name.as_str(),
             Self::Store(name) => name.as_str(),
             Self::Service(name) => name.as_str(),
+        }
+    }
+
+    /// The same text for somebody else to hold.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        match self {
+            Self::Cluster(name) => name.shared(),
+            Self::Store(name) => name.shared(),
+            Self::Service(name) => name.shared(),
         }
     }
 }

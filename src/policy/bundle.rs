@@ -302,7 +302,9 @@ impl Bundle {
         &self.policies
     }
 
-    pub(super) const fn shared_hash(&self) -> &Arc<str> {
+    /// The same as [`Bundle::hash`], for somebody else to hold.
+    #[must_use]
+    pub const fn shared_hash(&self) -> &Arc<str> {
         &self.hash
     }
 

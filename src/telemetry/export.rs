@@ -10,13 +10,15 @@ use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SpanExporter as _};
 use prometheus::{Registry, TextEncoder};
 use tokio::runtime::Handle;
 
 use crate::net;
 
-use super::Settings;
+use super::spool::Spool;
+use super::trace::Destination;
+use super::{Gauge, Instruments, Settings};
 
 /// How long the last flush may take.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -36,12 +38,16 @@ pub enum ExportError {
     /// The Prometheus registry refused the exporter.
     #[error("failed to set up the Prometheus page")]
     Prometheus(#[source] opentelemetry_sdk::error::OTelSdkError),
+    /// The thread that sends spans could not be started.
+    #[error("failed to start the thread that sends spans")]
+    Thread(#[source] std::io::Error),
 }
 
 /// Providers of traces and metrics with whatever exports them.
 #[derive(Debug)]
 pub struct Exporters {
-    traces: SdkTracerProvider,
+    /// None if spans are not exported.
+    spans: Option<Destination>,
     meters: SdkMeterProvider,
     registry: Registry,
 }
@@ -70,24 +76,35 @@ impl Exporters {
             .build()
             .map_err(ExportError::Prometheus)?;
         let mut meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(page);
-        let mut traces = SdkTracerProvider::builder().with_resource(resource);
-        match (&settings.otlp_endpoint, client) {
-            (None, _) | (_, None) => traces = traces.with_sampler(Sampler::AlwaysOff),
-            (Some(endpoint), Some(client)) => {
-                let transport = Transport { client, runtime };
-                let (spans, metrics) = otlp(endpoint, &transport)
-                    .map_err(|source| ExportError::Otlp { endpoint: endpoint.clone(), source })?;
-                traces = traces.with_batch_exporter(spans).with_sampler(sampler(settings.sample_percent));
-                let push =
-                    PeriodicReader::builder(metrics).with_interval(settings.metrics_interval.get()).build();
-                meters = meters.with_reader(push);
-            }
+        let mut spans = None;
+        if let (Some(endpoint), Some(client)) = (&settings.otlp_endpoint, client) {
+            let transport = Transport { client, runtime: runtime.clone() };
+            let (mut exporter, metrics) = otlp(endpoint, &transport)
+                .map_err(|source| ExportError::Otlp { endpoint: endpoint.clone(), source })?;
+            exporter.set_resource(&resource);
+            let spool = Spool::start(exporter, runtime).map_err(ExportError::Thread)?;
+            spans = Some(Destination { spool, sampler: sampler(settings.sample_percent) });
+            let push =
+                PeriodicReader::builder(metrics).with_interval(settings.metrics_interval.get()).build();
+            meters = meters.with_reader(push);
         }
-        Ok(Self { traces: traces.build(), meters: meters.build(), registry })
+        Ok(Self { spans, meters: meters.build(), registry })
     }
 
-    pub(super) const fn tracer_provider(&self) -> &SdkTracerProvider {
-        &self.traces
+    pub(super) const fn spans(&self) -> Option<&Destination> {
+        self.spans.as_ref()
+    }
+
+    /// Registers the readings of the export itself.
+    pub(super) fn observe(&self, instruments: &Instruments) {
+        let Some(destination) = &self.spans else { return };
+        let spool = Arc::clone(&destination.spool);
+        let gauge = Gauge {
+            name: "tidegate.spans.dropped",
+            unit: "{span}",
+            description: "Spans that were not sent since the start",
+        };
+        instruments.observe(gauge, move || spool.dropped());
     }
 
     pub(super) const fn meter_provider(&self) -> &SdkMeterProvider {
@@ -99,8 +116,8 @@ impl Exporters {
     }
 
     pub(super) fn shutdown(&self) {
-        if let Err(error) = self.traces.shutdown_with_timeout(SHUTDOWN) {
-            tracing::warn!(%error, "spans were left unsent");
+        if self.spans.as_ref().is_some_and(|spans| !spans.spool.close(SHUTDOWN)) {
+            tracing::warn!("spans were left unsent");
         }
         if let Err(error) = self.meters.shutdown_with_timeout(SHUTDOWN) {
             tracing::warn!(%error, "metrics were left unsent");

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry::{KeyValue, StringValue};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
-use crate::model::Usage;
+use crate::model::{ModelName, RouteName, UpstreamRef, Usage};
 
 /// Seconds; the boundaries that the HTTP semantic conventions advise.
 const DURATION_BOUNDS: [f64; 14] =
@@ -52,7 +52,7 @@ pub struct Instruments {
 #[derive(Debug, Clone, Copy)]
 pub struct ServerRequest<'a> {
     /// The route, or none before routing.
-    pub route: Option<&'a str>,
+    pub route: Option<&'a RouteName>,
     /// The HTTP method; anything outside the gate's list is `_OTHER`.
     pub method: &'static str,
     /// The status that the caller got.
@@ -64,8 +64,8 @@ pub struct ServerRequest<'a> {
 /// One attempt at an upstream.
 #[derive(Debug, Clone, Copy)]
 pub struct UpstreamRequest<'a> {
-    /// The configured name of the far side.
-    pub upstream: &'a str,
+    /// The far side.
+    pub upstream: &'a UpstreamRef,
     /// Its status, or 0 if it gave none.
     pub status: u16,
     /// From sending to the last byte of the answer.
@@ -133,7 +133,7 @@ impl Instruments {
     /// A request ended.
     pub fn request_ended(&self, request: &ServerRequest<'_>) {
         self.active.add(-1, &[]);
-        let route = request.route.map_or_else(|| "none".into(), str::to_owned);
+        let route = request.route.map_or_else(|| StringValue::from("none"), |name| name.shared().into());
         self.server_duration.record(
             request.duration.as_secs_f64(),
             &[
@@ -149,7 +149,7 @@ impl Instruments {
         self.client_duration.record(
             request.duration.as_secs_f64(),
             &[
-                KeyValue::new("tidegate.upstream", request.upstream.to_owned()),
+                KeyValue::new("tidegate.upstream", request.upstream.shared()),
                 KeyValue::new("http.response.status_code", i64::from(request.status)),
             ],
         );
@@ -172,11 +172,11 @@ impl Instruments {
     }
 
     /// Tokens were used on a cluster's model.
-    pub fn tokens_used(&self, operation: &'static str, model: &str, usage: &Usage) {
+    pub fn tokens_used(&self, operation: &'static str, model: &ModelName, usage: &Usage) {
         for (kind, count) in [("input", usage.input_tokens), ("output", usage.output_tokens)] {
             let labels = [
                 KeyValue::new("gen_ai.operation.name", operation),
-                KeyValue::new("gen_ai.request.model", model.to_owned()),
+                KeyValue::new("gen_ai.request.model", model.shared()),
                 KeyValue::new("gen_ai.token.type", kind),
             ];
             self.tokens.record(count, &labels);

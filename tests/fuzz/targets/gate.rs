@@ -34,16 +34,25 @@ fn scan(raw: &[u8], size: usize) -> (Vec<u8>, u64, Option<Refusal>) {
     (passed, scanner.heads(), scanner.refused())
 }
 
-/// Whether `passed` is the beginning of `raw`, but for empty lines before a request line, which are left out (RFC 9112 section 2.2).
+/// Whether `passed` is the beginning of `raw`, but for one empty line before a request line, which is left out (RFC 9112 section 2.2).
 fn came(mut raw: &[u8], passed: &[u8]) -> bool {
-    passed.iter().all(|byte| {
-        while raw.first() != Some(byte) && raw.starts_with(b"\r\n") {
+    passed.iter().enumerate().all(|(at, byte)| {
+        if raw.first() != Some(byte)
+            && raw.starts_with(b"\r\n")
+            && begins_a_request(passed.get(at..).unwrap_or_default())
+        {
             raw = raw.get(2..).unwrap_or_default();
         }
         let same = raw.first() == Some(byte);
         raw = raw.get(1..).unwrap_or_default();
         same
     })
+}
+
+/// Whether the first line is a request line.
+fn begins_a_request(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.ends_with(b" HTTP/1.1\r") || line.ends_with(b" HTTP/1.0\r")
 }
 
 /// What of a target goes on: of the absolute form what follows the authority, where an empty path is `/` (RFC 9110 section 4.2.3).
