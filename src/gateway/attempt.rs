@@ -19,7 +19,7 @@ use crate::telemetry::DecisionFacts;
 use crate::upstream::{Endpoint, UpstreamError};
 
 use super::again::Tries;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, TRACEPARENT};
 use super::live::{Case, Ended};
 use super::object;
 use super::payload::Payload;
@@ -177,7 +177,7 @@ impl Crossing {
         *request.uri_mut() = Uri::from(self.case.inspected.path_and_query.clone());
         *request.headers_mut() = self.headers.clone();
         if let Some(parent) = exchange.span().and_then(|span| span.traceparent()) {
-            request.headers_mut().insert("traceparent", parent);
+            request.headers_mut().insert(TRACEPARENT, parent);
         }
         Ok(request)
     }

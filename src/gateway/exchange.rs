@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::USER_AGENT;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use crate::audit::record::{Ending, Outcome};
 use crate::audit::{Audit, Draft, Unavailable, Written};
@@ -28,7 +28,9 @@ use super::record;
 use super::reject::Reject;
 
 /// The header that carries the record's id on every answer.
-const RECORD_HEADER: &str = "tidegate-record";
+const RECORD_HEADER: HeaderName = HeaderName::from_static("tidegate-record");
+/// W3C Trace Context, section 3.2.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The caller went away before there was an answer; nginx's code for it.
 const CLIENT_GONE: u16 = 499;
 
@@ -105,7 +107,7 @@ impl Exchange {
         bundle: &Arc<str>,
     ) -> Self {
         let (id, method) = (RecordId::new(), request.method().clone());
-        let span = telemetry.request(known_method(&method), request.headers().get("traceparent"));
+        let span = telemetry.request(known_method(&method), request.headers().get(TRACEPARENT));
         telemetry.metrics().request_began();
         let facts = Facts {
             id,

@@ -16,7 +16,7 @@ use cedar_policy_core::extensions::Extensions;
 
 use super::names::Names;
 use super::request::{AuthzRequest, datetime, long};
-use crate::model::Protection;
+use crate::model::{Label, Protection};
 
 /// Why a context could not be made: a fact is no value of its type, such as a year beyond 9999.
 #[derive(Debug, thiserror::Error)]
@@ -45,14 +45,15 @@ fn entity(uid: EntityUid) -> Value {
     Value::from(EntityUID::from(uid))
 }
 
-/// What was made of the last time and the last address of this thread: many requests come in a millisecond, and many on a connection.
+/// What was made of the last time, address and label of this thread: many requests come in a millisecond, on a connection, with a label.
 ///
-/// Values of Cedar's own functions only, which no bundle has a say in.
+/// Values that no bundle has a say in.
 #[derive(Debug, Default)]
 struct Recent {
     /// By milliseconds since 1970, which is all that Cedar keeps.
     now: Option<(i128, Value)>,
     peer: Option<(IpAddr, Value)>,
+    data: Option<(Label, Value)>,
 }
 
 thread_local! {
@@ -60,14 +61,14 @@ thread_local! {
 }
 
 /// The value under this key, made if it is not the one that is remembered.
-fn recall<K: PartialEq>(
+fn recall<K: Clone + PartialEq>(
     slot: &mut Option<(K, Value)>,
-    key: K,
+    key: &K,
     make: impl FnOnce() -> Result<Value, ContextError>,
 ) -> Result<Value, ContextError> {
     match slot {
-        Some((known, value)) if *known == key => Ok(value.clone()),
-        _ => Ok(slot.insert((key, make()?)).1.clone()),
+        Some((known, value)) if known == key => Ok(value.clone()),
+        _ => Ok(slot.insert((key.clone(), make()?)).1.clone()),
     }
 }
 
@@ -110,13 +111,6 @@ impl Contexts {
         request: &AuthzRequest<'_>,
         names: &Names,
     ) -> Result<BaseContext<'_>, ContextError> {
-        let residency = request.label.residency.iter();
-        let residency = residency.map(|place| entity(names.jurisdiction(place.as_str())));
-        let data = record([
-            ("level", Value::from(request.label.level.rank())),
-            ("residency", Value::set(residency, None)),
-            ("origin", Value::from(request.label.origin.name())),
-        ]);
         let http = [
             ("method", Value::from(request.method)),
             ("path", Value::from(request.path)),
@@ -130,29 +124,49 @@ impl Contexts {
             chain.agent.as_deref().map(|id| ("agent", entity(names.agent(id)))),
             request.token_age().map(|age| ("tokenAge", Value::from(age))),
         ];
+        let Circumstances { data, peer, now } =
+            RECENT.with_borrow_mut(|recent| self.circumstances(request, names, recent))?;
         // Room for `destination` and `protection`.
         let mut parts = Vec::with_capacity(8);
         parts.push(("data", data));
         parts.push(("request", Value::record(http.into_iter().chain(max_tokens), None)));
         parts.push(("chain", Value::record(chain.into_iter().flatten(), None)));
-        let (peer, now) = RECENT.with_borrow_mut(|recent| self.circumstances(request, recent))?;
         parts.push(("peerAddress", peer));
         parts.push(("now", now));
         parts.extend(request.purpose.map(|purpose| ("purpose", Value::from(purpose))));
         Ok(BaseContext { shared: self, parts })
     }
 
-    /// Where the request came from, and when.
+    /// Where the request came from, when, and with what.
     fn circumstances(
         &self,
         request: &AuthzRequest<'_>,
+        names: &Names,
         recent: &mut Recent,
-    ) -> Result<(Value, Value), ContextError> {
+    ) -> Result<Circumstances, ContextError> {
         let millisecond = request.now.as_nanosecond().div_euclid(1_000_000);
-        let peer = recall(&mut recent.peer, request.peer, || call(&self.ip, &request.peer.to_string()))?;
-        let now = recall(&mut recent.now, millisecond, || call(&self.datetime, &datetime(request.now)))?;
-        Ok((peer, now))
+        let peer = recall(&mut recent.peer, &request.peer, || call(&self.ip, &request.peer.to_string()))?;
+        let now = recall(&mut recent.now, &millisecond, || call(&self.datetime, &datetime(request.now)))?;
+        let data = recall(&mut recent.data, request.label, || Ok(data(request.label, names)))?;
+        Ok(Circumstances { data, peer, now })
     }
+}
+
+/// The parts of a context that hardly change.
+struct Circumstances {
+    data: Value,
+    peer: Value,
+    now: Value,
+}
+
+/// The data that the request carries or asks for.
+fn data(label: &Label, names: &Names) -> Value {
+    let residency = label.residency.iter().map(|place| entity(names.jurisdiction(place.as_str())));
+    record([
+        ("level", Value::from(label.level.rank())),
+        ("residency", Value::set(residency, None)),
+        ("origin", Value::from(label.origin.name())),
+    ])
 }
 
 /// The part of the context that all attempts of a request share.
