@@ -13,9 +13,15 @@ use super::queue::Ack;
 use super::shared::{Shared, State, add};
 use super::storage::SegmentFile;
 
-/// How long written records wait for a sync that nobody asked for; with the sync itself this stays within the
-/// 10 ms that `best_effort` promises.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// Written records that nobody waits for are on the disk after so long: what `best_effort` promises.
+const PROMISE: Duration = Duration::from_millis(10);
+/// How long they wait for a sync at least, however slow the disk is, and at most.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(8));
+
+/// What the promise leaves to wait, if the next sync may take twice as long as the last.
+fn patience(last: Duration) -> Duration {
+    PROMISE.saturating_sub(last.saturating_mul(2)).clamp(PATIENCE.0, PATIENCE.1)
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -25,6 +31,8 @@ struct Inner {
     waiters: Vec<Ack>,
     urgent: bool,
     dirty: Option<Instant>,
+    /// How long the last sync took.
+    took: Duration,
     /// Jobs handed in, and the last of them that is done.
     submitted: u64,
     completed: u64,
@@ -110,7 +118,8 @@ impl Syncer {
         while let Some((file, written, job)) = self.next_job(&mut waiters) {
             let start = Instant::now();
             let result = file.sync();
-            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let took = start.elapsed();
+            let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             add(&shared.counters.commits, 1);
             add(&shared.counters.commit_nanos, nanos);
             if let Err(error) = result {
@@ -120,7 +129,9 @@ impl Syncer {
                 return;
             }
             self.durable.store(written, Ordering::Release);
-            self.lock().completed = job;
+            let mut inner = self.lock();
+            (inner.completed, inner.took) = (job, took);
+            drop(inner);
             self.done.notify_all();
             waiters.drain(..).for_each(|ack| ack.send(Ok(())));
         }
@@ -136,7 +147,8 @@ impl Syncer {
             if inner.closed {
                 return None;
             }
-            match inner.dirty.map(|since| PATIENCE.saturating_sub(since.elapsed())) {
+            let patience = patience(inner.took);
+            match inner.dirty.map(|since| patience.saturating_sub(since.elapsed())) {
                 None => inner = self.wake.wait(inner).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => break,
                 Some(left) => {
@@ -166,5 +178,19 @@ impl Drop for Fuse<'_> {
         drop(inner);
         self.syncer.done.notify_all();
         waiters.into_iter().for_each(|ack| ack.send(Err(Unavailable::Poisoned)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_disk_is_asked_sooner() {
+        let patience = |micros| patience(Duration::from_micros(micros)).as_micros();
+        assert_eq!(
+            [patience(0), patience(400), patience(1_500), patience(30_000)],
+            [8_000, 8_000, 7_000, 1_000]
+        );
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! When another attempt is made is in `again.rs`; it is decided and recorded like the first. Nothing is sent before its
 //! decision is in the journal.
+//!
+//! What only some requests need (keys, sealed objects, refusals) is boxed here and in what is called from here: the future of a request holds room
+//! for the largest thing that it may wait for, and is moved as a whole.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -210,7 +213,7 @@ async fn decide(
         let (facts, draft) = exchange.parts()?;
         Ok::<_, Reject>(draft.decision(&record::denied(facts, &denial, &gateway.audit)?).await?)
     };
-    let recorded = recorded.await;
+    let recorded = Box::pin(recorded).await;
     exchange.recorded(recorded.is_ok());
     // Also one that could not be recorded was taken, and is counted.
     observe(gateway, exchange, crossing, started, took, &shown);
@@ -311,7 +314,7 @@ async fn paid(
         Owed::Sealing(_) if untouched => return Ok((sending, Answered { response, seal: None, object })),
         Owed::Nothing => return Ok((sending, Answered { response, seal: None, object })),
         Owed::Sealing(reader) => {
-            return match object::seal(snapshot, exchange, crossing, reader, response).await {
+            return match Box::pin(object::seal(snapshot, exchange, crossing, reader, response)).await {
                 Ok(answered) => Ok((sending, Answered { object, ..answered })),
                 Err(reject) => {
                     sending.failed(reject.code());
@@ -321,14 +324,14 @@ async fn paid(
         }
         Owed::Opening(expected) => expected,
     };
-    match snapshot.protector.open_answer(&expected, response).await {
+    match Box::pin(snapshot.protector.open_answer(&expected, response)).await {
         Ok(opened) => {
             let seal = AnswerSeal { facts: opened.facts, record: Some(opened.decision), wire: opened.wire };
             Ok((sending, Answered { response: opened.response, seal: Some(seal), object: None }))
         }
         Err(error) => {
             sending.failed(error.code());
-            Err(sealed::refused(error, exchange.facts.id).await)
+            Err(Box::pin(sealed::refused(error, exchange.facts.id)).await)
         }
     }
 }

@@ -150,12 +150,12 @@ impl Gateway {
         let (opened, closing) = (exchange.facts.owed_sealed().cloned(), Arc::clone(&exchange.closing));
         let response = match enforced {
             Ok(response) => response,
-            Err(reject) => exchange.refuse(reject, &self.audit).await,
+            Err(reject) => Box::pin(exchange.refuse(reject, &self.audit)).await,
         };
         match opened {
             None => response,
             // Whoever sealed the request gets no word of the answer in clear.
-            Some(opened) => sealed::answer(&snapshot, (&opened, closing), id, response).await,
+            Some(opened) => Box::pin(sealed::answer(&snapshot, (&opened, closing), id, response)).await,
         }
     }
 

@@ -45,7 +45,7 @@ pub(super) async fn open(
     }
     let body = std::mem::replace(&mut inbound.body, message::empty());
     let sent_to = (&inbound.method, inbound.target.path_and_query());
-    let (opened, plaintext) = snapshot.protector.open_request(sent_to, body).await?;
+    let (opened, plaintext) = Box::pin(snapshot.protector.open_request(sent_to, body)).await?;
     if own.is_some_and(|own| opened.facts.recipient != own || opened.tenant != principal.tenant) {
         return Err(not_a_peer());
     }

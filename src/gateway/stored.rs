@@ -104,7 +104,7 @@ pub(super) async fn plan(snapshot: &Snapshot, crossing: &Crossing) -> Result<Opt
     }
     let name = name(crossing, call)?;
     let media = object::text(&crossing.headers, &CONTENT_TYPE);
-    let plan = snapshot.protector.plan_at_rest(&scope(at_rest), name, media).await?;
+    let plan = Box::pin(snapshot.protector.plan_at_rest(&scope(at_rest), name, media)).await?;
     Ok(Some(plan))
 }
 
@@ -144,7 +144,7 @@ pub(super) async fn kept(
         return Ok((request, None));
     }
     let (head, body) = request.into_parts();
-    match snapshot.protector.kept(body, &scopes(crossing, at_rest)).await {
+    match Box::pin(snapshot.protector.kept(body, &scopes(crossing, at_rest))).await {
         Ok((body, facts)) => Ok((Request::from_parts(head, body), Some(AtRestSeal { facts, fetched: None }))),
         Err(StoredFault::Body(cause)) => Err(match ReadBodyError::from(cause) {
             ReadBodyError::Fault(fault) => Reject::from_stage(fault.code(), fault),
@@ -186,8 +186,8 @@ pub(super) async fn send(
     };
     let source = Source { snapshot, crossing, endpoint, reads, fetched: Arc::default() };
     let read = match at_rest.objects {
-        Objects::Open => source.open(call, at_rest).await,
-        _ => source.untouched(at_rest).await,
+        Objects::Open => Box::pin(source.open(call, at_rest)).await,
+        _ => Box::pin(source.untouched(at_rest)).await,
     };
     match read {
         Ok(fetched) => Ok(fetched),

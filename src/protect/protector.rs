@@ -212,7 +212,8 @@ impl Protector {
             return Err(SealingError::Method);
         }
         let scope = Scope { tenant: tenant.clone(), recipient, direction: Direction::Request };
-        let seal = self.seal(&scope, context::build(&scope, &facts, None, self.clock.now())?).await?;
+        let context = context::build(&scope, &facts, None, self.clock.now())?;
+        let seal = Box::pin(self.seal(&scope, context)).await?;
         let expected = Expected {
             scope: Scope { direction: Direction::Answer, ..scope },
             method: facts.method.clone(),

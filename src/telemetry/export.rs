@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 use opentelemetry::KeyValue;
 use opentelemetry_http::{HttpClient, HttpError};
-use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{MetricExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
-use opentelemetry_sdk::trace::{Sampler, SpanExporter as _};
+use opentelemetry_sdk::trace::Sampler;
 use prometheus::{Registry, TextEncoder};
 use tokio::runtime::Handle;
 
+use crate::message::BoxError;
 use crate::net;
 
+use super::collector::Collector;
 use super::spool::Spool;
 use super::trace::Destination;
 use super::{Gauge, Instruments, Settings};
@@ -78,11 +81,11 @@ impl Exporters {
         let mut meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(page);
         let mut spans = None;
         if let (Some(endpoint), Some(client)) = (&settings.otlp_endpoint, client) {
-            let transport = Transport { client, runtime: runtime.clone() };
-            let (mut exporter, metrics) = otlp(endpoint, &transport)
+            let transport = Transport { client, runtime };
+            let collector = Collector::new(endpoint, transport.clone(), &resource);
+            let spool = Spool::start(collector).map_err(ExportError::Thread)?;
+            let metrics = metrics(endpoint, &transport)
                 .map_err(|source| ExportError::Otlp { endpoint: endpoint.clone(), source })?;
-            exporter.set_resource(&resource);
-            let spool = Spool::start(exporter, runtime).map_err(ExportError::Thread)?;
             spans = Some(Destination { spool, sampler: sampler(settings.sample_percent) });
             let push =
                 PeriodicReader::builder(metrics).with_interval(settings.metrics_interval.get()).build();
@@ -133,29 +136,37 @@ fn sampler(percent: u8) -> Sampler {
     }
 }
 
-fn otlp(
+fn metrics(
     endpoint: &str,
     transport: &Transport,
-) -> Result<(SpanExporter, MetricExporter), Box<dyn std::error::Error + Send + Sync>> {
-    let base = endpoint.trim_end_matches('/');
-    let spans = SpanExporter::builder()
+) -> Result<MetricExporter, Box<dyn std::error::Error + Send + Sync>> {
+    let exporter = MetricExporter::builder()
         .with_http()
         .with_http_client(transport.clone())
-        .with_endpoint(format!("{base}/v1/traces"))
+        .with_endpoint(format!("{}/v1/metrics", endpoint.trim_end_matches('/')))
         .build()?;
-    let metrics = MetricExporter::builder()
-        .with_http()
-        .with_http_client(transport.clone())
-        .with_endpoint(format!("{base}/v1/metrics"))
-        .build()?;
-    Ok((spans, metrics))
+    Ok(exporter)
 }
 
-/// The SDK exports from threads of its own, without a runtime: each post is spawned onto ours.
+/// Spans and metrics are sent from threads without a runtime: each post is spawned onto ours.
 #[derive(Debug, Clone)]
-struct Transport {
+pub(super) struct Transport {
     client: Arc<net::Client>,
     runtime: Handle,
+}
+
+impl Transport {
+    /// Posts a body and waits for the answer.
+    pub(super) fn post(
+        &self,
+        url: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), BoxError> {
+        let (client, url) = (Arc::clone(&self.client), url.to_owned());
+        let post = self.runtime.spawn(async move { client.post(&url, headers, body).await });
+        Ok(self.runtime.block_on(post)??)
+    }
 }
 
 #[async_trait]

@@ -4,9 +4,11 @@
 //! audit journal. A request leaves the facts of its spans and a thread makes spans of them (`spool`); `tracing`
 //! carries the operator's log only. Principals and resources go on spans, never on metrics, whose label sets are closed.
 
+mod collector;
 mod export;
 mod log;
 mod metrics;
+mod otlp;
 mod settings;
 mod span;
 mod spool;
@@ -67,7 +69,7 @@ mod tests {
 
     use super::*;
     use crate::message::Target;
-    use crate::model::{Authn, Chain, Principal, PrincipalKind, RecordId, Resource, RouteName, UpstreamRef};
+    use crate::model::{Principal, RecordId, Resource, RouteName, UpstreamRef};
     use crate::net::{Client, ClientSettings};
 
     /// The list of policies, and the value of `traceparent`.
@@ -96,21 +98,10 @@ mod tests {
     }
 
     fn facts() -> Facts {
-        let principal = Principal {
-            kind: PrincipalKind::User,
-            id: "https://issuer.example|ada".into(),
-            tenant: "acme".parse().unwrap(),
-            teams: Vec::new(),
-            authn: Authn::Jwt,
-            chain: Chain::default(),
-            issued_at: None,
-            expires_at: None,
-            credential: None,
-        };
         let uri = "https://gateway.example/v1/chat/completions".parse().unwrap();
         let leaf = LeafFacts { seq: 7, log: "border-1".into(), index: 7 };
         Facts {
-            principal: Arc::new(principal),
+            principal: span::tests::principal(),
             policies: ["a".into(), "b".into()],
             resource: Resource::Model {
                 cluster: "eu".parse().unwrap(),

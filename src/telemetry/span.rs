@@ -2,19 +2,18 @@
 //!
 //! Names follow the HTTP semantic conventions (stable) and the GenAI ones (development); what has no convention is under `tidegate.*`.
 //! A deny is an answer, not an error: the server span's status stays unset. Facts are shared with the request or are plain values, so
-//! that making them costs a request next to nothing; the texts of a span are made by the thread that sends it.
+//! that making them costs a request next to nothing; a span is made of them by the thread that sends it.
 
-use std::borrow::Cow;
+use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::Method;
 use http::uri::Authority;
-use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
-use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use opentelemetry::trace::{SpanContext, SpanId, TraceId};
 
+use super::otlp::Attributes;
 use crate::message::Target;
 use crate::model::{ModelName, Principal, RecordId, Resource, RouteName, UpstreamRef, Usage};
 
@@ -140,190 +139,262 @@ pub(super) enum Facts {
     Client(Attempt),
 }
 
-/// What the three kinds differ in.
-struct Shown {
-    kind: SpanKind,
-    name: Cow<'static, str>,
-    attributes: Vec<KeyValue>,
-    status: Status,
+/// Whose side of the request a span shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Internal,
+    Server,
+    Client,
 }
 
-impl Finished {
-    /// The span as exporters know it.
-    pub(super) fn data(self, scope: &InstrumentationScope) -> SpanData {
-        let mut links = SpanLinks::default();
-        let Shown { kind, name, attributes, status } = match self.facts {
-            Facts::Server(facts, caller) => {
-                links.links.extend(caller.map(Link::with_context));
-                facts.shown()
-            }
-            Facts::Decision(facts) => facts.shown(),
-            Facts::Client(attempt) => attempt.shown(),
-        };
-        let Ids { trace, span, parent } = self.ids;
-        SpanData {
-            span_context: SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::NONE),
-            parent_span_id: parent,
-            parent_span_is_remote: false,
-            span_kind: kind,
-            name,
-            start_time: self.started,
-            end_time: self.ended,
-            attributes,
-            dropped_attributes_count: 0,
-            events: SpanEvents::default(),
-            links,
-            status,
-            instrumentation_scope: scope.clone(),
+/// How it ended; unset is no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Unset,
+    /// With a description, or none.
+    Error(&'static str),
+}
+
+impl Facts {
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Server(..) => Kind::Server,
+            Self::Decision(_) => Kind::Internal,
+            Self::Client(_) => Kind::Client,
+        }
+    }
+
+    /// The span's name, of low cardinality.
+    pub(super) const fn name(&self) -> Name<'_> {
+        Name(self)
+    }
+
+    /// The caller's own span, which is linked and not continued.
+    pub(super) const fn caller(&self) -> Option<&SpanContext> {
+        match self {
+            Self::Server(_, caller) => caller.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn status(&self) -> Status {
+        match self {
+            Self::Server(ServerFacts { status: 500.., .. }, _) => Status::Error(""),
+            Self::Client(Attempt { failure: Some(kind), .. }) => Status::Error(kind),
+            Self::Client(Attempt { status: Some(400..), .. }) => Status::Error(""),
+            _ => Status::Unset,
+        }
+    }
+
+    pub(super) fn put(&self, attributes: &mut Attributes<'_>) {
+        match self {
+            Self::Server(facts, _) => facts.put(attributes),
+            Self::Decision(facts) => facts.put(attributes),
+            Self::Client(attempt) => attempt.put(attributes),
+        }
+    }
+}
+
+/// `{method} {route}`, `decide`, and `chat {model}` by the GenAI conventions, or `{method}` where there is none.
+pub(super) struct Name<'a>(&'a Facts);
+
+impl Display for Name<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Facts::Server(ServerFacts { method, route: Some(route), .. }, _) => write!(f, "{method} {route}"),
+            Facts::Server(facts, _) => f.write_str(facts.method),
+            Facts::Decision(_) => f.write_str("decide"),
+            Facts::Client(Attempt { facts, .. }) => match &facts.model {
+                Some(model) => write!(f, "{} {model}", facts.operation),
+                None => f.write_str(facts.method.as_str()),
+            },
         }
     }
 }
 
 impl RecordFacts {
-    fn put(self, attributes: &mut Vec<KeyValue>) {
-        attributes.push(KeyValue::new("tidegate.record", self.id.to_string()));
-        if let Some(leaf) = self.leaf {
-            attributes.push(KeyValue::new("tidegate.seq", number(leaf.seq)));
-            attributes.push(KeyValue::new("tidegate.log", leaf.log));
-            attributes.push(KeyValue::new("tidegate.leaf_index", number(leaf.index)));
+    fn put(&self, attributes: &mut Attributes<'_>) {
+        attributes.shown("tidegate.record", self.id);
+        if let Some(leaf) = &self.leaf {
+            attributes.number("tidegate.seq", leaf.seq);
+            attributes.text("tidegate.log", &leaf.log);
+            attributes.number("tidegate.leaf_index", leaf.index);
         }
     }
 }
 
 impl ServerFacts {
-    fn shown(self) -> Shown {
-        let path = self.target.as_deref().filter(|_| self.path_is_plain).map_or("", Target::path);
-        let host = self.target.as_deref().map_or("", Target::host);
-        let mut attributes = vec![
-            KeyValue::new("http.request.method", self.method),
-            KeyValue::new("url.scheme", "https"),
-            KeyValue::new("url.path", path.to_owned()),
-            KeyValue::new("server.address", host.to_owned()),
-            KeyValue::new("client.address", self.peer.ip().to_string()),
-            KeyValue::new("http.response.status_code", i64::from(self.status)),
-        ];
-        self.record.put(&mut attributes);
-        let name = match &self.route {
-            Some(route) => {
-                attributes.push(KeyValue::new("http.route", route.shared()));
-                format!("{} {route}", self.method).into()
-            }
-            None => self.method.into(),
-        };
-        attributes.extend(self.code.map(|code| KeyValue::new("tidegate.code", code)));
-        let failed = self.status >= 500;
-        attributes.extend(failed.then(|| KeyValue::new("error.type", self.status.to_string())));
-        let status = if failed { Status::error("") } else { Status::Unset };
-        Shown { kind: SpanKind::Server, name, attributes, status }
+    fn put(&self, attributes: &mut Attributes<'_>) {
+        let target = self.target.as_deref();
+        attributes.text("http.request.method", self.method);
+        attributes.text("url.scheme", "https");
+        attributes.text("url.path", target.filter(|_| self.path_is_plain).map_or("", Target::path));
+        attributes.text("server.address", target.map_or("", Target::host));
+        attributes.shown("client.address", self.peer.ip());
+        attributes.number("http.response.status_code", self.status);
+        self.record.put(attributes);
+        if let Some(route) = &self.route {
+            attributes.text("http.route", route.as_str());
+        }
+        if let Some(code) = self.code {
+            attributes.text("tidegate.code", code);
+        }
+        if self.status >= 500 {
+            attributes.shown("error.type", self.status);
+        }
     }
 }
 
 impl DecisionFacts {
-    fn shown(self) -> Shown {
-        let policies: Vec<StringValue> = self.policies.into_iter().map(Into::into).collect();
-        let resource = self.resource.map(|resource| resource.to_string()).unwrap_or_default();
-        let principal = format!("{}::\"{}\"", self.principal.kind.name(), self.principal.id);
-        let mut attributes = vec![
-            KeyValue::new("tidegate.decision", self.decision),
-            KeyValue::new("tidegate.action", self.action),
-            KeyValue::new("tidegate.resource", resource),
-            KeyValue::new("tidegate.principal", principal),
-            KeyValue::new("tidegate.policies", Value::Array(Array::String(policies))),
-            KeyValue::new("tidegate.bundle", self.bundle),
-        ];
-        self.record.put(&mut attributes);
-        if !self.code.is_empty() {
-            attributes.push(KeyValue::new("tidegate.code", self.code));
+    fn put(&self, attributes: &mut Attributes<'_>) {
+        let principal = &self.principal;
+        attributes.text("tidegate.decision", self.decision);
+        attributes.text("tidegate.action", self.action);
+        match &self.resource {
+            Some(resource) => attributes.shown("tidegate.resource", resource),
+            None => attributes.text("tidegate.resource", ""),
         }
-        Shown { kind: SpanKind::Internal, name: "decide".into(), attributes, status: Status::Unset }
+        attributes
+            .shown("tidegate.principal", format_args!("{}::\"{}\"", principal.kind.name(), principal.id));
+        attributes.list("tidegate.policies", self.policies.iter().map(AsRef::as_ref));
+        attributes.text("tidegate.bundle", &self.bundle);
+        self.record.put(attributes);
+        if !self.code.is_empty() {
+            attributes.text("tidegate.code", self.code);
+        }
     }
 }
 
 impl Attempt {
-    /// `chat {model}` by the GenAI conventions, `{method}` otherwise.
-    fn shown(self) -> Shown {
-        let facts = self.facts;
-        let mut attributes = vec![
-            KeyValue::new("http.request.method", facts.method.to_string()),
-            KeyValue::new("server.address", facts.endpoint.host().to_owned()),
-            KeyValue::new("server.port", i64::from(facts.port)),
-            KeyValue::new("tidegate.upstream", facts.upstream.shared()),
-            KeyValue::new("tidegate.protection", facts.protection),
-        ];
-        facts.record.put(&mut attributes);
+    fn put(&self, attributes: &mut Attributes<'_>) {
+        let facts = &self.facts;
+        attributes.text("http.request.method", facts.method.as_str());
+        attributes.text("server.address", facts.endpoint.host());
+        attributes.number("server.port", facts.port);
+        attributes.text("tidegate.upstream", facts.upstream.name());
+        attributes.text("tidegate.protection", facts.protection);
+        facts.record.put(attributes);
         if facts.resend > 0 {
-            attributes.push(KeyValue::new("http.request.resend_count", i64::from(facts.resend)));
+            attributes.number("http.request.resend_count", facts.resend);
         }
-        let name = match facts.model {
-            Some(model) => {
-                let name = format!("{} {model}", facts.operation);
-                attributes.push(KeyValue::new("gen_ai.operation.name", facts.operation));
-                attributes.push(KeyValue::new("gen_ai.provider.name", "openai"));
-                attributes.push(KeyValue::new("gen_ai.request.model", model.shared()));
-                name
-            }
-            None => facts.method.to_string(),
-        };
-        let answered =
-            self.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status)));
-        attributes.extend(answered);
+        if let Some(model) = &facts.model {
+            attributes.text("gen_ai.operation.name", facts.operation);
+            attributes.text("gen_ai.provider.name", "openai");
+            attributes.text("gen_ai.request.model", model.as_str());
+        }
+        if let Some(status) = self.status {
+            attributes.number("http.response.status_code", status);
+        }
         if let Some(usage) = &self.usage {
-            used(usage, &mut attributes);
+            used(usage, attributes);
         }
-        attributes.extend(self.failure.map(|kind| KeyValue::new("error.type", kind)));
-        let status = match (self.failure, self.status) {
-            (Some(kind), _) => Status::error(kind),
-            (None, Some(400..)) => Status::error(""),
-            (None, _) => Status::Unset,
-        };
-        Shown { kind: SpanKind::Client, name: name.into(), attributes, status }
+        if let Some(kind) = self.failure {
+            attributes.text("error.type", kind);
+        }
     }
 }
 
-fn used(usage: &Usage, attributes: &mut Vec<KeyValue>) {
-    attributes.push(KeyValue::new("gen_ai.usage.input_tokens", number(usage.input_tokens)));
-    attributes.push(KeyValue::new("gen_ai.usage.output_tokens", number(usage.output_tokens)));
+fn used(usage: &Usage, attributes: &mut Attributes<'_>) {
+    attributes.number("gen_ai.usage.input_tokens", usage.input_tokens);
+    attributes.number("gen_ai.usage.output_tokens", usage.output_tokens);
     if let Some(cached) = usage.cached_input_tokens {
-        attributes.push(KeyValue::new("gen_ai.usage.cache_read.input_tokens", number(cached)));
+        attributes.number("gen_ai.usage.cache_read.input_tokens", cached);
     }
     if let Some(reasoning) = usage.reasoning_tokens {
-        attributes.push(KeyValue::new("gen_ai.usage.reasoning.output_tokens", number(reasoning)));
+        attributes.number("gen_ai.usage.reasoning.output_tokens", reasoning);
     }
-}
-
-/// OpenTelemetry has signed numbers only.
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
 
-    fn facts(status: u16) -> ServerFacts {
-        ServerFacts {
-            method: "GET",
-            status,
-            route: Some("models".parse().unwrap()),
-            target: None,
-            path_is_plain: false,
-            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
-            code: None,
-            record: RecordFacts { id: RecordId::new(), leaf: None },
-        }
+    use http::HeaderMap;
+    use opentelemetry::trace::{TraceFlags, TraceState};
+
+    use super::*;
+    use crate::model::{Authn, Chain, PrincipalKind};
+
+    fn record() -> RecordFacts {
+        let leaf = LeafFacts { seq: 7, log: "border-1".into(), index: 7 };
+        RecordFacts { id: RecordId::new(), leaf: Some(leaf) }
     }
 
-    pub(crate) fn finished() -> Finished {
+    pub(crate) fn server(status: u16) -> Facts {
+        let uri = "https://gateway.example/v1/chat/completions".parse().unwrap();
+        let facts = ServerFacts {
+            method: "POST",
+            status,
+            route: Some("chat".parse().unwrap()),
+            target: Some(Arc::new(Target::parse(&uri, &HeaderMap::new(), 1024).unwrap())),
+            path_is_plain: true,
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            code: None,
+            record: record(),
+        };
+        let (trace, span, flags) = (TraceId::from(3), SpanId::from(4), TraceFlags::SAMPLED);
+        Facts::Server(facts, Some(SpanContext::new(trace, span, flags, true, TraceState::NONE)))
+    }
+
+    pub(crate) fn principal() -> Arc<Principal> {
+        Arc::new(Principal {
+            kind: PrincipalKind::User,
+            id: "https://issuer.example|ada".into(),
+            tenant: "acme".parse().unwrap(),
+            teams: Vec::new(),
+            authn: Authn::Jwt,
+            chain: Chain::default(),
+            issued_at: None,
+            expires_at: None,
+            credential: None,
+        })
+    }
+
+    pub(crate) fn decision() -> Facts {
+        Facts::Decision(DecisionFacts {
+            decision: "allow",
+            code: "",
+            policies: vec!["a".into(), "b".into()],
+            action: "infer",
+            resource: None,
+            principal: principal(),
+            bundle: "00ff".into(),
+            record: record(),
+        })
+    }
+
+    /// One that broke off after twelve tokens.
+    pub(crate) fn attempt() -> Facts {
+        let facts = AttemptFacts {
+            operation: "chat",
+            model: Some("tide-small".parse().unwrap()),
+            upstream: UpstreamRef::Cluster("eu".parse().unwrap()),
+            endpoint: Authority::from_static("gpu.example:8443"),
+            port: 8443,
+            method: Method::POST,
+            resend: 1,
+            protection: "none",
+            record: record(),
+        };
+        let usage = Usage { input_tokens: 3, output_tokens: 12, ..Usage::default() };
+        Facts::Client(Attempt {
+            facts,
+            status: Some(200),
+            usage: Some(usage),
+            failure: Some("upstream_reset"),
+        })
+    }
+
+    /// A span of a microsecond.
+    pub(crate) fn finished(facts: Facts) -> Finished {
         let ids = Ids { trace: TraceId::from(1), span: SpanId::from(2), parent: SpanId::INVALID };
-        let now = SystemTime::now();
-        Finished { ids, started: now, ended: now, facts: Facts::Server(facts(200), None) }
+        let started = UNIX_EPOCH + Duration::from_secs(1);
+        Finished { ids, started, ended: started + Duration::from_micros(1), facts }
     }
 
     #[test]
     fn a_refusal_is_an_answer_and_a_fault_of_ours_is_an_error() {
-        assert_eq!(facts(403).shown().status, Status::Unset);
-        let failed = facts(503).shown();
-        assert_eq!((failed.name.as_ref(), failed.status), ("GET models", Status::error("")));
-        assert!(failed.attributes.contains(&KeyValue::new("error.type", "503")));
+        assert_eq!(server(403).status(), Status::Unset);
+        assert_eq!(server(503).status(), Status::Error(""));
     }
 }

@@ -8,11 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use opentelemetry::InstrumentationScope;
-use opentelemetry_sdk::trace::SpanExporter;
-use tokio::runtime::Handle;
-
 use super::span::Finished;
+use crate::message::BoxError;
 
 /// Spans that wait, at most: about 3 MiB.
 const ROOM: usize = 8192;
@@ -20,6 +17,12 @@ const ROOM: usize = 8192;
 const BATCH: usize = 512;
 /// How long a span waits for others.
 const DELAY: Duration = Duration::from_secs(1);
+
+/// Where spans are sent, a batch at a time. Called on a thread of its own.
+pub(super) trait Backend: Send + 'static {
+    /// Sends the spans; how many of them the backend refused.
+    fn send(&mut self, spans: &[Finished]) -> Result<u64, BoxError>;
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -39,10 +42,10 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// Starts the thread. `exporter` is polled on it, with `runtime` around it.
-    pub(super) fn start<E: SpanExporter + 'static>(exporter: E, runtime: Handle) -> io::Result<Arc<Self>> {
+    /// Starts the thread.
+    pub(super) fn start(backend: impl Backend) -> io::Result<Arc<Self>> {
         let spool = Arc::new(Self::default());
-        let sender = Sender { spool: Arc::clone(&spool), exporter, runtime, failing: false };
+        let sender = Sender { spool: Arc::clone(&spool), backend, failing: false };
         std::thread::Builder::new().name("spans".into()).spawn(move || sender.run())?;
         Ok(spool)
     }
@@ -92,51 +95,49 @@ impl Spool {
 }
 
 /// The thread's own.
-struct Sender<E> {
+struct Sender<B> {
     spool: Arc<Spool>,
-    exporter: E,
-    runtime: Handle,
-    /// Whether the last export failed; said once.
+    backend: B,
+    /// Whether the last batch could not be sent; said once.
     failing: bool,
 }
 
-impl<E: SpanExporter> Sender<E> {
+impl<B: Backend> Sender<B> {
     fn run(mut self) {
-        let scope = InstrumentationScope::builder("tidegate").build();
-        let mut batch = Vec::new();
+        let mut waiting = Vec::new();
         loop {
-            let last = self.spool.take(&mut batch);
-            while !batch.is_empty() {
-                let some = batch.len().min(BATCH);
-                self.send(batch.drain(..some), &scope);
-            }
+            let last = self.spool.take(&mut waiting);
+            waiting.chunks(BATCH).for_each(|batch| self.send(batch));
+            waiting.clear();
             if last {
                 break;
             }
         }
     }
 
-    fn send(&mut self, spans: impl ExactSizeIterator<Item = Finished>, scope: &InstrumentationScope) {
-        let count = spans.len();
-        let data = spans.map(|span| span.data(scope)).collect();
-        let result = self.runtime.block_on(self.exporter.export(data));
-        match result {
-            Ok(()) => {
+    fn send(&mut self, batch: &[Finished]) {
+        let lost = match self.backend.send(batch) {
+            Ok(refused) => {
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("spans are sent again");
                 }
+                refused
             }
             Err(error) => {
-                self.spool.dropped.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(%error, "spans cannot be sent and are dropped; the audit journal is not affected");
+                    tracing::warn!(
+                        error,
+                        "spans cannot be sent and are dropped; the journal has the records"
+                    );
                 }
+                u64::try_from(batch.len()).unwrap_or(u64::MAX)
             }
-        }
+        };
+        self.spool.dropped.fetch_add(lost, Ordering::Relaxed);
     }
 }
 
-impl<E> Drop for Sender<E> {
+impl<B> Drop for Sender<B> {
     /// Also when it ends before its time: whoever closes the spool must not wait for it.
     fn drop(&mut self) {
         let mut inner = self.spool.lock();
@@ -149,46 +150,40 @@ impl<E> Drop for Sender<E> {
 mod tests {
     use std::sync::mpsc;
 
-    use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-    use opentelemetry_sdk::trace::SpanData;
-
-    use super::super::span::tests::finished;
+    use super::super::span::tests::{finished, server};
     use super::*;
 
     /// Says how many spans came, and answers what it is told.
-    #[derive(Debug)]
-    struct Backend {
-        came: Mutex<mpsc::Sender<usize>>,
-        answers: Mutex<mpsc::Receiver<bool>>,
+    struct Told {
+        came: mpsc::Sender<usize>,
+        answers: mpsc::Receiver<Option<u64>>,
     }
 
-    impl SpanExporter for Backend {
-        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-            self.came.lock().unwrap().send(batch.len()).unwrap();
-            match self.answers.lock().unwrap().recv() {
-                Ok(true) => Ok(()),
-                _ => Err(OTelSdkError::InternalFailure("503".into())),
-            }
+    impl Backend for Told {
+        fn send(&mut self, spans: &[Finished]) -> Result<u64, BoxError> {
+            self.came.send(spans.len()).unwrap();
+            self.answers.recv().ok().flatten().ok_or_else(|| "503".into())
         }
     }
 
-    fn started() -> (Arc<Spool>, mpsc::Receiver<usize>, mpsc::Sender<bool>, tokio::runtime::Runtime) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    fn started() -> (Arc<Spool>, mpsc::Receiver<usize>, mpsc::Sender<Option<u64>>) {
         let ((came, counts), (answer, answers)) = (mpsc::channel(), mpsc::channel());
-        let backend = Backend { came: came.into(), answers: answers.into() };
-        let spool = Spool::start(backend, runtime.handle().clone()).unwrap();
-        (spool, counts, answer, runtime)
+        (Spool::start(Told { came, answers }).unwrap(), counts, answer)
+    }
+
+    fn put(spool: &Spool) {
+        spool.put(finished(server(200)));
     }
 
     #[test]
     fn a_full_spool_drops_and_counts_and_nobody_waits() {
-        let (spool, counts, answer, _runtime) = started();
-        (0..BATCH).for_each(|_| spool.put(finished()));
+        let (spool, counts, answer) = started();
+        (0..BATCH).for_each(|_| put(&spool));
         assert_eq!(counts.recv().unwrap(), BATCH);
         // The backend is silent; the thread holds a batch.
-        (0..ROOM + 3).for_each(|_| spool.put(finished()));
+        (0..ROOM + 3).for_each(|_| put(&spool));
         assert_eq!(spool.dropped(), 3);
-        (0..=ROOM / BATCH).for_each(|_| answer.send(true).unwrap());
+        (0..=ROOM / BATCH).for_each(|_| answer.send(Some(0)).unwrap());
         assert!(spool.close(Duration::from_secs(60)));
         assert_eq!(counts.iter().sum::<usize>(), ROOM);
         assert_eq!(spool.dropped(), 3);
@@ -196,21 +191,23 @@ mod tests {
 
     #[test]
     fn what_the_backend_refuses_is_counted_and_what_comes_after_the_end_too() {
-        let (spool, counts, answer, _runtime) = started();
-        spool.put(finished());
-        answer.send(false).unwrap();
-        assert!(spool.close(Duration::from_secs(60)));
-        assert_eq!((counts.recv().unwrap(), spool.dropped()), (1, 1));
-        spool.put(finished());
-        assert_eq!(spool.dropped(), 2);
+        for (answered, lost) in [(None, 1), (Some(1), 1), (Some(0), 0)] {
+            let (spool, counts, answer) = started();
+            put(&spool);
+            answer.send(answered).unwrap();
+            assert!(spool.close(Duration::from_secs(60)));
+            assert_eq!((counts.recv().unwrap(), spool.dropped()), (1, lost));
+            put(&spool);
+            assert_eq!(spool.dropped(), lost + 1);
+        }
     }
 
     #[test]
     fn a_silent_backend_does_not_hold_up_the_end() {
-        let (spool, counts, answer, _runtime) = started();
-        spool.put(finished());
+        let (spool, counts, answer) = started();
+        put(&spool);
         counts.recv().unwrap();
         assert!(!spool.close(Duration::from_millis(1)));
-        answer.send(true).unwrap();
+        answer.send(Some(0)).unwrap();
     }
 }

@@ -68,7 +68,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("cedar_policy", &["policy"]),
     ("rustls", &["net", "listen", "identity/mtls"]),
     ("opentelemetry", &["telemetry"]),
-    ("opentelemetry_proto", &["audit/outbox"]),
+    ("opentelemetry_proto", &["audit/outbox", "telemetry"]),
 ];
 
 #[test]
