@@ -60,7 +60,7 @@ impl Journal {
 
     fn bundle(&self, from: u64, to: u64, name: &str) -> Result<Bundle, ReportError> {
         let period = (Bound::Record(from), Bound::Record(to));
-        bundle::write(&self.path(), period, Some(&self.key()), &self.out(name), &AtomicU64::new(0))
+        bundle::write(&self.path(), period, Some(&self.key()), None, &self.out(name), &AtomicU64::new(0))
     }
 
     fn records(&self) -> Vec<String> {
@@ -159,8 +159,8 @@ async fn a_time_finds_its_records_and_those_beside_them() {
         .collect();
     let (from, to) = (times[100], times[300]);
     let period = (Bound::Time(from), Bound::Time(to));
-    let made =
-        bundle::write(&journal.path(), period, None, &journal.out("period"), &AtomicU64::new(0)).unwrap();
+    let made = bundle::write(&journal.path(), period, None, None, &journal.out("period"), &AtomicU64::new(0))
+        .unwrap();
     assert!(!made.trusted);
     let within = |index: u64| {
         times[usize::try_from(index).unwrap()] >= from && times[usize::try_from(index).unwrap()] < to

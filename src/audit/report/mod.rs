@@ -2,8 +2,9 @@
 //!
 //! Both are directories that appear whole or not at all (`staging`), with a `manifest.json` of all files and their hashes. `export`
 //! writes what a filter selects. `bundle` writes every record of a period with the proof that none is missing; `scan` finds
-//! and checks the period, `statistics` counts, `page` and `chart` draw. Takes no lock and may run beside the writer.
+//! and checks the period, `statistics` counts, `agreement` compares the decisions with what their policies say now, `page` and `chart` draw. Takes no lock and may run beside the writer.
 
+pub mod agreement;
 pub mod bundle;
 mod chart;
 pub mod export;
