@@ -150,10 +150,7 @@ impl Worker {
                     }
                 },
                 Verdict::Refused { status, words } => match some {
-                    [only] if self.takes_anything().await? => {
-                        self.set_aside(only, status, &words, &mut set_aside).await?;
-                    }
-                    [_] => {
+                    [_] if !self.takes_anything().await? => {
                         // It refuses even nothing: not this record is at fault.
                         self.fail(
                             Health::Denied,
@@ -163,6 +160,14 @@ impl Worker {
                         .await?;
                         parts.push(part);
                     }
+                    // It may have been mended between the two answers, so the record is sent once more.
+                    [only] => match self.exchange(some).await? {
+                        Verdict::Refused { status, words } => {
+                            self.set_aside(only, status, &words, &mut set_aside).await?;
+                        }
+                        Verdict::Accepted => self.taken(some),
+                        _ => parts.push(part),
+                    },
                     _ => parts.extend(halves(part)),
                 },
                 // `exchange` tries these again itself.
