@@ -23,8 +23,8 @@ Examples:
 The bundle holds every record of the period, the proof that none is missing, the policies as they were, a page to
 read and the commands by which somebody without this program checks it. It shows who asked for what.
 
-Exit codes: 0 if it was written; 1 if it was written and policies decide otherwise than recorded, or if it was not, because a
-record is not as it was signed, is deleted, or none is in the period.";
+Exit codes: 0 if it was written; 1 if it was written and policies decide otherwise than recorded, or if it was
+not, because a record is not as it was signed, is deleted, or none is in the period.";
 
 /// Write a period as a bundle that proves that no record is missing, with a page to read
 #[derive(Debug, Clone, Args)]
@@ -42,7 +42,7 @@ pub struct ReportArgs {
     /// The file with the key that must have signed the checkpoints
     #[arg(long, value_name = "FILE")]
     pub vkey: Option<PathBuf>,
-    /// The directory to make, or a file that ends in `.tar`; nothing may be there
+    /// The directory to make, or a file that ends in `.tar` or `.tar.gz`; nothing may be there
     #[arg(short, long = "out", value_name = "DIR")]
     pub out: PathBuf,
     /// Do not ask the archived policies again what they decided
