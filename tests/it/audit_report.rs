@@ -367,6 +367,20 @@ async fn a_bundle_of_an_old_journal_proves_what_is_left_and_says_what_is_gone() 
         .flat_map(|log| lines(&journal.out("whole").join(&log.directory).join("records.jsonl")))
         .collect();
     assert_eq!(written, journal.records());
+    // By time, over all of it: what is left, and the note. Of a time of which nothing is left: why.
+    let days = |days: i64| Bound::Time(Timestamp::now() - jiff::SignedDuration::from_hours(24 * days));
+    let by_time = |from: i64, to: i64, name: &str| {
+        let period = (days(from), days(to));
+        bundle::write(&journal.path(), period, None, None, &journal.out(name), &AtomicU64::new(0))
+    };
+    let all = by_time(2000, 0, "all").unwrap();
+    assert_eq!((all.deleted_below, all.statistics.records), (Some(first), written.len() as u64));
+    let gone = by_time(2000, 950, "gone").unwrap_err();
+    assert!(
+        gone.is_negative() && gone.to_string().contains(&format!("those below {first} were deleted")),
+        "{gone}"
+    );
+    assert!(matches!(by_time(100, 50, "quiet"), Err(ReportError::Empty)));
     // A period that begins before the first record that is left.
     match journal.bundle(0, last + 1, "more") {
         Err(error) => assert!(error.to_string().contains(&first.to_string()), "{error}"),

@@ -78,7 +78,8 @@ async fn what_happens_to_the_gateway_is_recorded_and_fits_the_schema() {
 #[tokio::test]
 async fn what_is_done_to_sealing_keys_is_recorded() {
     let recorder = Recorder::start().await;
-    let configuration = super::fixture::configuration("127.0.0.1:0", &[recorder.endpoint.clone()], KEYS);
+    let configuration =
+        super::fixture::configuration("127.0.0.1:0", std::slice::from_ref(&recorder.endpoint), KEYS);
     let border = Border::prepared(&configuration, |dir| {
         write_root(dir, 7);
         make_private(&dir.join("branch"));
