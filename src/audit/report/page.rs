@@ -295,6 +295,7 @@ fn replays(agreement: Option<&Agreement>) -> String {
     };
     let (class, verdict) = match (found.differed, found.impossible()) {
         (0, 0) => ("seal good", "All agree."),
+        (0, _) if found.agreed == 0 => ("seal", "None could be asked again."),
         (0, _) => ("seal", "All that could be asked again agree."),
         _ => ("seal bad", "Not all agree."),
     };
@@ -320,7 +321,7 @@ fn asked(title: &str, found: &[Asked], all: u64) -> String {
         let bundle: String = row.bundle.chars().take(12).collect();
         let _ = write!(
             out,
-            "<tr><td><code>{id}</code></td><td>{attempt}</td><td><code>{}</code></td><td>{}</td></tr>",
+            "<tr><td><code>{id}</code></td><td>{attempt}</td><td class=\"when\"><code>{}</code></td><td>{}</td></tr>",
             escaped(&bundle),
             escaped(&row.why.join("; "))
         );

@@ -99,18 +99,26 @@ impl Judge for Archive {
             Ok(replayed) => return Differs(replayed.differences),
             Err(error) => error,
         };
-        let reason = match &error {
+        // The words are for whoever gets the report: where the archive lies is no business of theirs.
+        let (reason, words) = match &error {
             ReplayError::NoDecision(_) | ReplayError::NotAsked(_) | ReplayError::NothingTried(_) => {
                 return NotAsked;
             }
-            ReplayError::Cut => "cut",
-            ReplayError::Erased => agreement::ERASED,
-            ReplayError::Contradiction(_) | ReplayError::Malformed { .. } => "malformed",
-            ReplayError::Missing { .. } => "bundle_missing",
-            ReplayError::Changed { .. } => "bundle_changed",
-            ReplayError::Refused { .. } => "bundle_refused",
+            ReplayError::Cut => ("cut", error.to_string()),
+            ReplayError::Erased => (agreement::ERASED, error.to_string()),
+            ReplayError::Contradiction(_) | ReplayError::Malformed { .. } => ("malformed", error.to_string()),
+            ReplayError::Missing { .. } => {
+                ("bundle_missing", "the archive does not hold this bundle".to_owned())
+            }
+            ReplayError::Changed { found, .. } => (
+                "bundle_changed",
+                format!("the archive's files under this hash are others: they hash to {found}"),
+            ),
+            ReplayError::Refused { .. } => {
+                ("bundle_refused", "this version of the program does not load this bundle".to_owned())
+            }
         };
-        Impossible { reason, words: error.to_string() }
+        Impossible { reason, words }
     }
 }
 
