@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::filter::IdPrefix;
 use super::reader::{ReadError, Reader};
 use super::record::{Record, RecordError, Stamp};
+use super::subjects::{Opener, Restored};
 use super::view::RecordView;
 use crate::model::RecordId;
 
@@ -31,6 +32,19 @@ pub struct Stored {
     pub json: Value,
 }
 
+impl Stored {
+    /// Puts back what identifies the user, for readers on the gateway's host; the bytes that are proved are others.
+    fn restore(&mut self, opener: &mut Opener) {
+        if opener.restore(&mut self.json) == Restored::Nothing {
+            return;
+        }
+        let parsed = serde_json::to_vec(&self.json).ok().and_then(|bytes| Record::parse(&bytes).ok());
+        if let Some((_, record)) = parsed {
+            self.record = record;
+        }
+    }
+}
+
 /// A crossing with its records in order.
 #[derive(Debug, Clone)]
 pub struct Crossing {
@@ -38,6 +52,15 @@ pub struct Crossing {
     pub id: RecordId,
     /// Its records; at least one.
     pub records: Vec<Stored>,
+}
+
+impl Crossing {
+    /// The crossing with what identifies its user put back, where the keys are there.
+    #[must_use]
+    pub fn restored(mut self, opener: &mut Opener) -> Self {
+        self.records.iter_mut().for_each(|stored| stored.restore(opener));
+        self
+    }
 }
 
 /// What a search by id found.

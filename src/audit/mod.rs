@@ -26,8 +26,6 @@ pub mod lines;
 mod modes;
 pub mod notes;
 pub mod outbox;
-#[cfg(test)]
-mod power;
 mod queue;
 pub mod reader;
 pub mod reconcile;

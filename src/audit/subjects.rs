@@ -282,6 +282,19 @@ enum Access {
     Missing,
 }
 
+/// What came of putting personal members back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restored {
+    /// There are none, or none that this key and this program can open.
+    Nothing,
+    /// The record is as it was before they were encrypted.
+    Whole,
+    /// The key was destroyed; the record says so in the principal's place.
+    Erased,
+    /// Neither the key nor a note that it was destroyed is here; the alias stands.
+    NoKey,
+}
+
 /// Puts personal members back for readers on the gateway's host.
 #[derive(Debug)]
 pub struct Opener {
@@ -301,15 +314,23 @@ impl Opener {
     /// The record as it was before its personal members were encrypted; one whose key was destroyed says so in
     /// the principal's place: `erased on DATE`. None if it has no such members. The bytes in the journal, which are what is proved, are others.
     pub fn restored(&mut self, payload: &[u8]) -> Option<Vec<u8>> {
-        memchr::memmem::find(payload, b"\"personal\":{\"sealed\":")?;
+        if !Self::is_hidden(payload) {
+            return None;
+        }
         let mut record: Value = serde_json::from_slice(payload).ok()?;
-        self.restore(&mut record).then(|| serde_json::to_vec(&record).ok())?
+        (self.restore(&mut record) != Restored::Nothing).then(|| serde_json::to_vec(&record).ok())?
     }
 
-    /// Like [`Opener::restored`], of a parsed record; whether it had such members.
-    pub fn restore(&mut self, record: &mut Value) -> bool {
-        let Some(personal) = record.get("personal").cloned() else { return false };
-        let Ok(personal) = serde_json::from_value::<Personal<'_>>(personal) else { return false };
+    /// Whether the bytes of a record hold encrypted personal members.
+    #[must_use]
+    pub fn is_hidden(payload: &[u8]) -> bool {
+        memchr::memmem::find(payload, b"\"personal\":{\"sealed\":").is_some()
+    }
+
+    /// Like [`Opener::restored`], of a parsed record.
+    pub fn restore(&mut self, record: &mut Value) -> Restored {
+        let Some(personal) = record.get("personal").cloned() else { return Restored::Nothing };
+        let Ok(personal) = serde_json::from_value::<Personal<'_>>(personal) else { return Restored::Nothing };
         let aad = format!(
             "{}/{}",
             record.get("id").and_then(Value::as_str).unwrap_or_default(),
@@ -317,21 +338,22 @@ impl Opener {
         );
         match self.access(personal.subject) {
             Access::Key(key) => {
-                let Some(text) = open(&key, &aad, &personal.sealed) else { return false };
+                let Some(text) = open(&key, &aad, &personal.sealed) else { return Restored::Nothing };
                 let Ok(taken) = serde_json::from_slice::<BTreeMap<String, Value>>(&text) else {
-                    return false;
+                    return Restored::Nothing;
                 };
                 for (pointer, value) in taken {
                     put(record, &pointer, value);
                 }
+                Restored::Whole
             }
             Access::Erased(erased) => {
                 let says = format!("erased on {}", erased.at.strftime("%Y-%m-%d"));
                 put(record, "/principal/id", says.into());
+                Restored::Erased
             }
-            Access::Missing => {}
+            Access::Missing => Restored::NoKey,
         }
-        true
     }
 
     fn access(&mut self, id: RecordId) -> Access {

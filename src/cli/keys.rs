@@ -155,6 +155,7 @@ async fn init(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
         make_root_files(settings)?;
     }
     let made = keys.make_missing(&tenants, |scope| select.wants(scope)).await?;
+    made.iter().for_each(|name| tell(&config, "make", name));
     print_names(select, "made", &made, keys.store().directory(), out)?;
     Ok(Answer::Yes)
 }
@@ -211,28 +212,37 @@ async fn rotate(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> 
     let scopes: BTreeSet<Scope> = keys.store().list()?.into_iter().map(|(name, _)| name.scope).collect();
     let mut made = Vec::new();
     for scope in scopes.iter().filter(|scope| select.wants(scope) && keys.knows(&scope.recipient)) {
-        made.push(keys.make(scope).await?);
+        let name = keys.make(scope).await?;
+        tell(&config, "rotate", &name);
+        made.push(name);
     }
     print_names(select, "made", &made, keys.store().directory(), out)?;
-    tell(&config, "rotate", &made);
     Ok(if made.is_empty() { Answer::No } else { Answer::Yes })
 }
 
-/// Leaves a note of changed keys to the journal, if there is one; the gateway records it.
-fn tell(config: &Config, change: &str, names: &[KeyName]) {
-    let journal = &config.file.audit.directory;
-    for name in names.iter().filter(|_| journal.exists()) {
-        let event = Event::SealingKey {
-            change: change.into(),
-            key: name.to_string().into(),
-            actor: notes::actor().into(),
-            at: jiff::Timestamp::now(),
-        };
-        if let Err(error) = notes::leave(journal, &event) {
-            let _ = writeln!(std::io::stderr(), "tidegate: this is not recorded in the journal: {error}");
-            return;
-        }
+/// Leaves a note of a key that was changed, at once: what comes after it may fail.
+fn tell(config: &Config, change: &str, name: &KeyName) {
+    if let Err(error) = leave(config, change, name) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "tidegate: that {name} was changed ({change}) is not recorded: {error}"
+        );
     }
+}
+
+/// Leaves a note to the journal, if there is one; the gateway records it.
+fn leave(config: &Config, change: &str, name: &KeyName) -> std::io::Result<()> {
+    let journal = &config.file.audit.directory;
+    if !journal.exists() {
+        return Ok(());
+    }
+    let event = Event::SealingKey {
+        change: change.into(),
+        key: name.to_string().into(),
+        actor: notes::actor().into(),
+        at: jiff::Timestamp::now(),
+    };
+    notes::leave(journal, &event)
 }
 
 async fn rewrap(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> {
@@ -242,11 +252,11 @@ async fn rewrap(select: &Select, out: &mut dyn Write) -> anyhow::Result<Answer> 
         if file.state != KeyState::Destroyed && select.wants(&name.scope) && keys.knows(&name.scope.recipient)
         {
             keys.rewrap(&name).await?;
+            tell(&config, "rewrap", &name);
             done.push(name);
         }
     }
     print_names(select, "wrapped anew", &done, keys.store().directory(), out)?;
-    tell(&config, "rewrap", &done);
     Ok(if done.is_empty() { Answer::No } else { Answer::Yes })
 }
 
@@ -268,16 +278,16 @@ fn retire(args: &Retire, out: &mut dyn Write) -> anyhow::Result<Answer> {
         } else {
             store.write(&lock, &name, &KeyFile { state: KeyState::Retired, ..file })?;
         }
+        tell(&config, if args.destroy { "destroy" } else { "retire" }, &name);
         done.push(name);
     }
     let verb = if args.destroy { "destroyed" } else { "retired" };
     print_names(&args.select, verb, &done, store.directory(), out)?;
-    tell(&config, if args.destroy { "destroy" } else { "retire" }, &done);
     Ok(if done.is_empty() { Answer::No } else { Answer::Yes })
 }
 
 async fn export(args: &Export, out: &mut dyn Write) -> anyhow::Result<Answer> {
-    let (_, keys) = load(&args.config)?;
+    let (config, keys) = load(&args.config)?;
     let scope =
         Scope { tenant: args.tenant.clone(), recipient: args.recipient.clone(), direction: args.direction };
     let name = match args.version {
@@ -290,6 +300,10 @@ async fn export(args: &Export, out: &mut dyn Write) -> anyhow::Result<Answer> {
     let key = keys.export(&name).await?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.out);
     let mut file = file.with_context(|| format!("cannot make `{}`", args.out.display()))?;
+    // Before the key is outside: one that left without a word would be worse than one that did not leave.
+    leave(&config, "export", &name)
+        .inspect_err(|_| drop(std::fs::remove_file(&args.out)))
+        .context("the key was not written, for that it leaves cannot be recorded")?;
     file.write_all(&*key).and_then(|()| file.sync_all())?;
     writeln!(out, "{name}")?;
     Ok(Answer::Yes)

@@ -153,6 +153,9 @@ impl Replayer {
         let malformed = |error: serde_json::Error| ("record", error.to_string());
         let recorded = Recorded::deserialize(record).map_err(malformed)?;
         recorded.decided()?;
+        if recorded.is_erased() {
+            return Err(ReplayError::Erased);
+        }
         let bundle = self.bundle(&recorded.bundle)?;
         let (question, contradictions) = Question::of(&recorded)?;
         if recorded.evaluations.is_empty() && question.last.is_none() {

@@ -1,12 +1,14 @@
 //! Exports, bundles and the comparison with a backend: what leaves the journal for others, and what they find in it.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tidegate::audit::filter::Filter;
@@ -16,7 +18,7 @@ use tidegate::audit::reconcile::{Reconciled, reconcile};
 use tidegate::audit::record::{Ending, Outcome, Verdict};
 use tidegate::audit::report::ReportError;
 use tidegate::audit::report::bundle::{self, Bundle};
-use tidegate::audit::report::export::{Format, export};
+use tidegate::audit::report::export::{Form, Format, export};
 use tidegate::audit::subjects::{self, Erased};
 use tidegate::audit::tree::note::VerifierKey;
 use tidegate::audit::tree::{Hash, leaf_hash, window};
@@ -60,7 +62,7 @@ impl Journal {
 
     fn bundle(&self, from: u64, to: u64, name: &str) -> Result<Bundle, ReportError> {
         let period = (Bound::Record(from), Bound::Record(to));
-        bundle::write(&self.path(), period, Some(&self.key()), &self.out(name), &AtomicU64::new(0))
+        bundle::write(&self.path(), period, Some(&self.key()), None, &self.out(name), &AtomicU64::new(0))
     }
 
     fn records(&self) -> Vec<String> {
@@ -159,8 +161,8 @@ async fn a_time_finds_its_records_and_those_beside_them() {
         .collect();
     let (from, to) = (times[100], times[300]);
     let period = (Bound::Time(from), Bound::Time(to));
-    let made =
-        bundle::write(&journal.path(), period, None, &journal.out("period"), &AtomicU64::new(0)).unwrap();
+    let made = bundle::write(&journal.path(), period, None, None, &journal.out("period"), &AtomicU64::new(0))
+        .unwrap();
     assert!(!made.trusted);
     let within = |index: u64| {
         times[usize::try_from(index).unwrap()] >= from && times[usize::try_from(index).unwrap()] < to
@@ -200,7 +202,8 @@ async fn an_export_holds_what_was_asked_for() {
         (Format::Ocsf, "records.ocsf.jsonl"),
     ] {
         let out = journal.out(format.name());
-        let exported = export(&journal.path(), &filter, format, &out, &AtomicU64::new(0)).unwrap();
+        let form = Form { format, gzip: false };
+        let exported = export(&journal.path(), &filter, form, &out, &AtomicU64::new(0)).unwrap();
         assert_eq!(exported.records, 2, "a denial and its outcome");
         let manifest = json_of(&out.join("manifest.json"));
         assert_eq!((&manifest["records"], &manifest["filters"]), (&json!(2), &json!({"decision": "deny"})));
@@ -213,12 +216,73 @@ async fn an_export_holds_what_was_asked_for() {
     let whole = export(
         &journal.path(),
         &Filter::default(),
-        Format::JsonLines,
+        Form { format: Format::JsonLines, gzip: false },
         &journal.out("whole"),
         &AtomicU64::new(0),
     )
     .unwrap();
     assert_eq!(whole.records, journal.records().len() as u64);
+}
+
+fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    MultiGzDecoder::new(bytes).read_to_end(&mut plain).unwrap();
+    plain
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn a_compressed_export_is_the_same_and_its_manifest_hashes_what_is_written() {
+    let journal = Journal::new(50).await;
+    let write = |format: Format, gzip: bool, name: &str| {
+        let out = journal.out(name);
+        let counted = AtomicU64::new(0);
+        export(&journal.path(), &Filter::default(), Form { format, gzip }, &out, &counted).unwrap();
+        out
+    };
+    for (format, file) in [
+        (Format::JsonLines, "records.jsonl"),
+        (Format::Csv, "records.csv"),
+        (Format::Ocsf, "records.ocsf.jsonl"),
+    ] {
+        let plain = write(format, false, &format!("{}-plain", format.name()));
+        let packed = write(format, true, &format!("{}-packed", format.name()));
+        let (packed_file, plain_bytes) =
+            (packed.join(format!("{file}.gz")), fs::read(plain.join(file)).unwrap());
+        let bytes = fs::read(&packed_file).unwrap();
+        assert!(bytes.len() * 3 < plain_bytes.len());
+        assert_eq!(unpacked(&bytes), plain_bytes);
+        let manifest = json_of(&packed.join("manifest.json"));
+        assert_eq!(manifest["compression"], "gzip");
+        assert_eq!(manifest["files"][0]["name"], format!("{file}.gz"));
+        assert_eq!(manifest["files"][0]["sha256"], sha256(&bytes));
+        assert_eq!(manifest["files"][0]["bytes"], bytes.len());
+        assert!(json_of(&plain.join("manifest.json"))["compression"].is_null());
+        let reconciled = reconcile(&journal.path(), &[packed_file], None, (None, None), &AtomicU64::new(0));
+        match format {
+            Format::Ocsf => assert!(reconciled.unwrap().agrees()),
+            Format::JsonLines => {}
+            Format::Csv => assert!(reconciled.unwrap_err().to_string().contains("--column")),
+        }
+    }
+    // The whole directory as one file, by its name.
+    for name in ["all.tar.gz", "all.tgz", "all.tar"] {
+        let out = write(Format::Csv, false, name);
+        let bytes = fs::read(&out).unwrap();
+        let tar = if name.ends_with("gz") { unpacked(&bytes) } else { bytes };
+        let mut archive = tar::Archive::new(tar.as_slice());
+        let mut names: Vec<String> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["all/manifest.json", "all/records.csv"], "{name}");
+    }
 }
 
 fn compared(journal: &Journal, rows: &[Value]) -> Reconciled {
@@ -303,6 +367,20 @@ async fn a_bundle_of_an_old_journal_proves_what_is_left_and_says_what_is_gone() 
         .flat_map(|log| lines(&journal.out("whole").join(&log.directory).join("records.jsonl")))
         .collect();
     assert_eq!(written, journal.records());
+    // By time, over all of it: what is left, and the note. Of a time of which nothing is left: why.
+    let days = |days: i64| Bound::Time(Timestamp::now() - jiff::SignedDuration::from_hours(24 * days));
+    let by_time = |from: i64, to: i64, name: &str| {
+        let period = (days(from), days(to));
+        bundle::write(&journal.path(), period, None, None, &journal.out(name), &AtomicU64::new(0))
+    };
+    let all = by_time(2000, 0, "all").unwrap();
+    assert_eq!((all.deleted_below, all.statistics.records), (Some(first), written.len() as u64));
+    let gone = by_time(2000, 950, "gone").unwrap_err();
+    assert!(
+        gone.is_negative() && gone.to_string().contains(&format!("those below {first} were deleted")),
+        "{gone}"
+    );
+    assert!(matches!(by_time(100, 50, "quiet"), Err(ReportError::Empty)));
     // A period that begins before the first record that is left.
     match journal.bundle(0, last + 1, "more") {
         Err(error) => assert!(error.to_string().contains(&first.to_string()), "{error}"),

@@ -17,7 +17,7 @@ use tidegate::audit::reader::Reader;
 use tidegate::audit::record::schema::json_schema;
 use tidegate::audit::record::{Decision, Ending, Event, Outcome, Record, Refusal, Verdict};
 use tidegate::audit::storage::Files;
-use tidegate::audit::subjects::{self, Erased, Opener};
+use tidegate::audit::subjects::{self, Erased, Opener, Restored};
 use tidegate::audit::tree::note::VerifierKey;
 use tidegate::audit::verify::prove::{Wanted, prove};
 use tidegate::audit::verify::range::{self, Bound};
@@ -238,7 +238,7 @@ async fn a_user_is_erased_from_the_records_and_the_tree_still_verifies() {
     // A record's ciphertext belongs to it alone.
     let mut moved = third.clone();
     moved["personal"] = value["personal"].clone();
-    assert!(!Opener::new(dir.path()).restore(&mut moved));
+    assert_eq!(Opener::new(dir.path()).restore(&mut moved), Restored::Nothing);
 
     // Somebody notes it and is killed before it is done: the gateway does it.
     let at: Timestamp = "2026-11-24T08:00:00Z".parse().unwrap();

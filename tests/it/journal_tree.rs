@@ -549,6 +549,45 @@ async fn tiles_are_made_again_by_a_start_or_by_hand() {
     assert_eq!([read("0/001"), read("1/000.p/3")], before);
 }
 
+/// Tiles are not synced: what the machine takes with it is noticed when it has been started anew, wherever in the tree it was.
+#[tokio::test]
+async fn tiles_that_a_machine_took_with_it_are_made_again_also_in_the_log_before() {
+    let dir = tempfile::tempdir().unwrap();
+    for (hours, crossings) in [(0, 400), (2, 900)] {
+        let audit = at(dir.path(), "border-1", hours * 3600);
+        for _ in 0..crossings {
+            cross(&audit, AuditMode::BestEffort).await;
+        }
+        audit.close().await;
+    }
+    let check = || whole::check(dir.path(), None, None, &AtomicU64::new(0)).unwrap();
+    let mut logs: Vec<PathBuf> =
+        fs::read_dir(dir.path().join("tree")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    logs.retain(|path| path.is_dir());
+    logs.sort();
+    let first_tiles: Vec<PathBuf> = logs.iter().map(|log| log.join("tile/0/000")).collect();
+    assert!(check().is_good() && logs.len() == 2);
+    let before: Vec<Vec<u8>> = first_tiles.iter().map(|tile| fs::read(tile).unwrap()).collect();
+    let restart = || {
+        fs::write(dir.path().join("tree/boot"), "name another\n").unwrap();
+        at(dir.path(), "border-1", 3 * 3600)
+    };
+
+    fs::remove_file(&first_tiles[0]).unwrap();
+    fs::write(&first_tiles[1], vec![0; before[1].len()]).unwrap();
+    assert_eq!(check().problems.len(), 2);
+    restart().close().await;
+    assert!(check().is_good(), "{:?}", check().problems);
+    assert_eq!(first_tiles.iter().map(|tile| fs::read(tile).unwrap()).collect::<Vec<_>>(), before);
+
+    // Where a record was changed as well, nothing is made of it; the gateway starts, and `verify` says what is wrong.
+    fs::remove_file(&first_tiles[0]).unwrap();
+    forge(&dir.path().join(FIRST), 10);
+    restart().close().await;
+    assert!(!first_tiles[0].exists());
+    assert!(!check().is_good());
+}
+
 /// What a verifier of C2SP tlog-tiles reads: whole bundles of records under whole tiles.
 #[tokio::test]
 async fn an_exported_log_is_complete() {

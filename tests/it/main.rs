@@ -24,6 +24,7 @@ mod policy;
 mod policy_broken;
 mod policy_cli;
 mod policy_plan;
+mod power;
 mod protect;
 mod review;
 mod seal;

@@ -209,6 +209,40 @@ def test_tls_with_a_certificate_and_a_token(t):
     assert figure(gateway, "dead_letters") == 0
 
 
+def test_requests_are_compressed_if_that_is_wanted(t):
+    collector, seen = t.collector(), []
+
+    def look(_, headers):
+        seen.append((headers["content-encoding"], int(headers["content-length"])))
+    collector.answer = look
+    plain = exporting(t, collector)
+    ask(plain, 30)
+    complete(plain, collector)
+    plain.stop()
+    assert {encoding for encoding, _ in seen} == {None}, seen
+    sent = sum(length for _, length in seen)
+
+    # The same records again, from a cursor that was removed: compressed, every one of them.
+    (plain.journal / "export" / "backend" / "cursor").unlink()
+    text = plain.file.read_text()
+    assert text.count('"endpoint" = "' + collector.url) == 1, text
+    plain.file.write_text(text.replace('"endpoint" = "' + collector.url, '"compression" = "gzip", "endpoint" = "' + collector.url))
+    seen.clear()
+    collector.logs.clear()
+    plain.start()
+    complete(plain, collector)
+    assert {encoding for encoding, _ in seen} == {"gzip"}, seen
+    assert sum(length for _, length in seen) * 2 < sent, (seen, sent)
+
+    # One that cannot read it: an alarm, and nothing is lost or set aside.
+    collector.answer = lambda *_: (415, {}, b"no gzip here", NOTHING)
+    ask(plain, 5)
+    eventually(lambda: figure(plain, "state") == 2 and "no gzip here" in plain.log(), "it is an alarm")
+    collector.answer = None
+    complete(plain, collector)
+    assert dead_letters(plain) == []
+
+
 def test_checkpoints_at_the_backend_are_a_witness(t):
     collector = t.collector()
     gateway = exporting(t, collector)
@@ -233,7 +267,7 @@ def test_traces_metrics_and_logs_through_a_collector_of_others(t):
     t.defer(middle.process.stop)
     recorder = t.recorder()
     gateway = t.gateway(gateway_config([service_route()], services={"echo": {"endpoints": [recorder.url]}}, otlp=middle.url,
-                                       changes={"audit.export": {"backend": {"endpoint": middle.url, **QUICK}}}))
+                                       changes={"audit.export": {"backend": {"endpoint": middle.url, "compression": "gzip", **QUICK}}}))
     record = gateway.request("GET", "/app/x")[1][RECORD_HEADER]
 
     def lines(key, wanted):
@@ -260,8 +294,8 @@ def test_traces_metrics_and_logs_through_a_collector_of_others(t):
     assert f"index {decision['tidegate.leaf_index']}" in proof.read_text(), "which is the one that the proof is about"
 
     # What the backend says that it has, held against the journal: nothing is missing. Without one of them, that one is.
-    def reconciled(without=None):
-        kept = [log for log in lines("log", "log.record.uid") if without is None or without not in json.dumps(log)]
+    def reconciled(without=(), more=()):
+        kept = [log for log in lines("log", "log.record.uid") if not any(uid in json.dumps(log) for uid in without)] + list(more)
         export = t.folder / "backend.json"
         export.write_text(json.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": kept}]}]}))
         done = subprocess.run([binary(), "audit", "reconcile", "--journal", gateway.journal, "--export", export, "--output", "json"],
@@ -269,5 +303,15 @@ def test_traces_metrics_and_logs_through_a_collector_of_others(t):
         return done.returncode, json.loads(done.stdout)
     # The event of the stop is the last to arrive.
     eventually(lambda: reconciled()[0] == 0, "the backend has what the journal has")
-    code, found = reconciled(without=f"{record}/1/outcome")
-    assert code == 1 and [one["uid"] for one in found["missing"]["first"]] == [f"{record}/1/outcome"], found
+    lost = [f"{record}/1/decision", f"{record}/1/outcome"]
+    code, found = reconciled(without=lost)
+    assert code == 1 and [one["uid"] for one in found["missing"]["first"]] == lost and found["unknown"]["count"] == 0, found
+
+    # The other way: something in the backend that the journal does not have, and something that it has otherwise.
+    made_up = json.loads(json.dumps(log[0]).replace(record, record[:-4] + "beef"))
+    code, found = reconciled(more=[made_up])
+    assert code == 1 and found["missing"]["count"] == 0, found
+    assert [one["uid"] for one in found["unknown"]["first"]] == [f"{record[:-4]}beef/1/decision"], found
+    changed = json.loads(json.dumps(log[0]).replace("allow", "deny"))
+    code, found = reconciled(without=lost[:1], more=[changed])
+    assert code == 1 and [one["uid"] for one in found["differing"]["first"]] == lost[:1] and found["missing"]["count"] == 0, found

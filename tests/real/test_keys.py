@@ -162,8 +162,10 @@ def test_the_journal_learns_what_became_of_the_keys(t):
         return [(record["change"], record["key"].rsplit("/", 1)[-1]) for record in gateway.records() if record.get("event") == "sealing.key"]
     made = told()
     gateway.command("keys", "rotate", "--config", gateway.file, "--direction", "request")
+    gateway.command("keys", "rewrap", "--config", gateway.file, "--direction", "request")
+    gateway.command("keys", "retire", "--config", gateway.file, "--direction", "request", "--version", "1")
     gateway.command("keys", "retire", "--config", gateway.file, "--direction", "request", "--version", "1", "--destroy", "--yes")
-    wanted = [("rotate", "v2"), ("destroy", "v1")]
+    wanted = [("rotate", "v2"), ("rewrap", "v1"), ("rewrap", "v2"), ("retire", "v1"), ("destroy", "v1")]
     eventually(lambda: [one for one in told() if one not in made] == wanted, f"{wanted} are on record", 15)
     gateway.stop()
     record = next(record for record in gateway.records() if record.get("change") == "rotate")

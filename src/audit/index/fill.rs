@@ -9,6 +9,7 @@ use super::Watch;
 use super::schema::SEPARATOR;
 use crate::audit::filter::Decided;
 use crate::audit::reader::{Place, ReadError, Reader};
+use crate::audit::subjects::Opener;
 use crate::audit::view::{RecordView, Text};
 use crate::model::RecordId;
 
@@ -126,7 +127,7 @@ fn take_batch(
         let view = RecordView::parse(stored.payload).ok();
         let mut row = view.as_ref().map(|view| Row::of(view, transaction, remembered)).transpose()?;
         // A name that can be erased must not live on here.
-        if memchr::memmem::find(stored.payload, b"\"personal\":{\"sealed\":").is_some()
+        if Opener::is_hidden(stored.payload)
             && let Some([principal, ..]) = row.as_mut().map(|row| &mut row.words)
         {
             *principal = remembered.word(PERSONAL, transaction)?;

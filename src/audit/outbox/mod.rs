@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 pub use cursor::required_floor;
 pub use figures::{ExportStats, Health};
-pub use settings::{DestinationName, ExportSettings, InvalidDestination};
+pub use settings::{Compression, DestinationName, ExportSettings, InvalidDestination};
 pub(crate) use settings::{check, resolve};
 
 use cursor::{Cursor, Position};

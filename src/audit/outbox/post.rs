@@ -1,9 +1,11 @@
 //! One request to a collector, and what its answer means (OTLP 1.x, section "OTLP/HTTP": response, failures, throttling, partial success).
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use flate2::write::GzEncoder;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
@@ -11,13 +13,14 @@ use prost::Message as _;
 use serde_json::Value;
 
 use super::headers;
-use super::settings::ExportSettings;
+use super::settings::{Compression, ExportSettings};
 use crate::net::{Client, ClientSettings, FetchError, private_networks};
 
 /// The longest wait that a collector may ask for.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// Characters of a collector's own words that are kept.
 const MAX_WORDS: usize = 300;
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
 /// What the answer to a request means.
@@ -82,9 +85,24 @@ impl Post {
         }
     }
 
+    /// A request as it will be sent, however often.
+    pub(super) fn encode(&self, request: &ExportLogsServiceRequest) -> Body {
+        let plain = request.encode_to_vec();
+        let packed = (self.settings.compression == Compression::Gzip).then(|| gzip(&plain));
+        match packed {
+            Some(Ok(packed)) => Body { bytes: packed.into(), gzip: true },
+            // Memory takes what is written to it; if it did not, what is not compressed can be sent all the same.
+            Some(Err(_)) | None => Body { bytes: plain.into(), gzip: false },
+        }
+    }
+
     /// Sends an encoded request.
-    pub(super) async fn send(&self, body: Bytes) -> Verdict {
-        match self.client.post_for_head(&self.url, self.headers.clone(), body).await {
+    pub(super) async fn send(&self, body: &Body) -> Verdict {
+        let mut headers = self.headers.clone();
+        if body.gzip {
+            headers.insert(CONTENT_ENCODING, GZIP);
+        }
+        match self.client.post_for_head(&self.url, headers, body.bytes.clone()).await {
             Ok((status, head, body)) => judge(status, &head, &body, Timestamp::now()),
             Err(error) => Verdict::Later { why: unreachable(&error), after: None },
         }
@@ -92,8 +110,16 @@ impl Post {
 }
 
 /// An encoded request.
-pub(super) fn encoded(request: &ExportLogsServiceRequest) -> Bytes {
-    request.encode_to_vec().into()
+#[derive(Debug, Clone)]
+pub(super) struct Body {
+    bytes: Bytes,
+    gzip: bool,
+}
+
+fn gzip(plain: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(plain)?;
+    encoder.finish()
 }
 
 fn unreachable(error: &FetchError) -> String {

@@ -94,6 +94,9 @@ pub struct ExportSettings {
     /// Its private key, mode 0600. Absent: see `client_certificate`.
     #[serde(default)]
     pub client_key: Option<PathBuf>,
+    /// How requests are compressed: `none` or `gzip`, which every collector must take by the OTLP specification, and which costs a few milliseconds of a core a request.
+    #[serde(default)]
+    pub compression: Compression,
     /// Whether segments of the journal are kept until this destination has acknowledged their records.
     #[serde(default = "ExportSettings::default_required")]
     pub required: bool,
@@ -112,6 +115,17 @@ pub struct ExportSettings {
     /// The longest wait between two attempts, `100ms` to `1h`; waits begin at a tenth of a second and double.
     #[serde(default = "ExportSettings::default_retry")]
     pub retry_max: Duration,
+}
+
+/// How the body of a request is encoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As it is.
+    #[default]
+    None,
+    /// `content-encoding: gzip`.
+    Gzip,
 }
 
 impl ExportSettings {
@@ -265,6 +279,13 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_place() {
         assert_eq!(problems("endpoint = \"http://127.0.0.1:4318\""), Vec::<String>::new());
+        assert_eq!(
+            problems("endpoint = \"http://127.0.0.1:4318\"\ncompression = \"gzip\""),
+            Vec::<String>::new()
+        );
+        let wrong = "endpoint = \"http://localhost\"\ncompression = \"zstd\"";
+        let error = toml::from_str::<ExportSettings>(wrong).unwrap_err().to_string();
+        assert!(error.contains("`none` or `gzip`"), "{error}");
         for (text, says) in [
             ("endpoint = \"collector\"", "audit.export.backend.endpoint: `collector` is no URL"),
             ("endpoint = \"http://collector.example\"", "endpoint: `http://collector.example` would carry"),

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -18,7 +17,7 @@ use super::cursor::{Cursor, Position};
 use super::dead::DeadLetters;
 use super::figures::{Figures, Health};
 use super::message::{self, Message, Sender};
-use super::post::{Post, Verdict, encoded};
+use super::post::{Body, Post, Verdict};
 use super::settings::DestinationName;
 use super::source::{Batch, Bounds, Source, is_gone};
 use crate::audit::Audit;
@@ -150,10 +149,7 @@ impl Worker {
                     }
                 },
                 Verdict::Refused { status, words } => match some {
-                    [only] if self.takes_anything().await? => {
-                        self.set_aside(only, status, &words, &mut set_aside).await?;
-                    }
-                    [_] => {
+                    [_] if !self.takes_anything().await? => {
                         // It refuses even nothing: not this record is at fault.
                         self.fail(
                             Health::Denied,
@@ -163,6 +159,14 @@ impl Worker {
                         .await?;
                         parts.push(part);
                     }
+                    // It may have been mended between the two answers, so the record is sent once more.
+                    [only] => match self.exchange(some).await? {
+                        Verdict::Refused { status, words } => {
+                            self.set_aside(only, status, &words, &mut set_aside).await?;
+                        }
+                        Verdict::Accepted => self.taken(some),
+                        _ => parts.push(part),
+                    },
                     _ => parts.extend(halves(part)),
                 },
                 // `exchange` tries these again itself.
@@ -178,13 +182,13 @@ impl Worker {
     /// Sends some records until there is an answer about them.
     async fn exchange(&mut self, messages: &[Message]) -> Result<Verdict, Ended> {
         let records = messages.iter().map(|message| message.log.clone()).collect();
-        let body = encoded(&self.sender.request(records));
+        let body = self.post.encode(&self.sender.request(records));
         self.insist(body).await
     }
 
-    async fn insist(&mut self, body: Bytes) -> Result<Verdict, Ended> {
+    async fn insist(&mut self, body: Body) -> Result<Verdict, Ended> {
         loop {
-            match self.post.send(body.clone()).await {
+            match self.post.send(&body).await {
                 Verdict::Later { why, after } => self.fail(Health::Waiting, &why, after).await?,
                 Verdict::Denied { status, words } => {
                     self.fail(Health::Denied, &format!("it answered {status}: {words}"), None).await?;
@@ -201,7 +205,7 @@ impl Worker {
 
     /// Whether the destination takes an empty request, which has nothing to refuse.
     async fn takes_anything(&mut self) -> Result<bool, Ended> {
-        let body = encoded(&self.sender.request(Vec::new()));
+        let body = self.post.encode(&self.sender.request(Vec::new()));
         Ok(matches!(self.insist(body).await?, Verdict::Accepted))
     }
 
@@ -262,8 +266,8 @@ impl Worker {
             return;
         }
         self.pace.witnessed = Some(published.at);
-        let body = encoded(&self.sender.request(vec![message::checkpoint(&published)]));
-        let verdict = self.post.send(body).await;
+        let body = self.post.encode(&self.sender.request(vec![message::checkpoint(&published)]));
+        let verdict = self.post.send(&body).await;
         if verdict != Verdict::Accepted {
             tracing::debug!(destination = %self.name, ?verdict, "a checkpoint was not taken");
         }

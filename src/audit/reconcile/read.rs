@@ -1,10 +1,11 @@
 //! Reads what a backend exports: OTLP logs as JSON (the OTLP/JSON encoding, a request a line or pretty-printed), JSON Lines with a uid, or CSV
-//! with a column of uids. Every file is read value by value; none is held whole.
+//! with a column of uids, each as it is or in gzip (`.gz`). Every file is read value by value; none is held whole.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
+use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
 use super::{ReconcileError, Row};
@@ -14,14 +15,17 @@ const UIDS: [&str; 4] = ["log.record.uid", "log_record_uid", "uid", "metadata.ui
 /// Columns and members that hold a record's JSON.
 const BODIES: [&str; 3] = ["body", "Body", "message"];
 
-/// Hands each row to `take`. A file whose name ends in `.csv` is CSV, any other JSON.
+/// Hands each row to `take`. A file whose name ends in `.csv` or `.csv.gz` is CSV, any other JSON.
 ///
 /// # Errors
 /// The file cannot be read, or is of another form.
 pub fn rows(path: &Path, column: Option<&str>, mut take: impl FnMut(Row)) -> Result<(), ReconcileError> {
     let file = File::open(path).map_err(|source| ReconcileError::Export { path: path.to_owned(), source })?;
+    let ends = |path: &Path, what: &str| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(what));
+    let (packed, inner) = (ends(path, "gz"), path.with_extension(""));
+    let file: Box<dyn Read> = if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let reader = BufReader::with_capacity(256 * 1024, file);
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
+    if ends(if packed { &inner } else { path }, "csv") {
         return csv_rows(path, reader, column, &mut take);
     }
     let mut values = serde_json::Deserializer::from_reader(reader).into_iter::<Value>();
@@ -143,12 +147,20 @@ fn csv_rows(
 
 #[cfg(test)]
 mod tests {
+    use flate2::Compression;
+    use flate2::read::GzEncoder;
+
     use super::*;
 
     fn read(name: &str, text: &str, column: Option<&str>) -> Result<Vec<Row>, ReconcileError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        let mut bytes = text.as_bytes().to_vec();
+        if name.ends_with(".gz") {
+            bytes.clear();
+            GzEncoder::new(text.as_bytes(), Compression::fast()).read_to_end(&mut bytes).unwrap();
+        }
+        std::fs::write(&path, bytes).unwrap();
         let mut found = Vec::new();
         rows(&path, column, |row| found.push(row))?;
         Ok(found)
@@ -171,6 +183,8 @@ mod tests {
             [row("u1", Some("{}")), row("u2", None), row("u3", None)]
         );
         assert_eq!(read("x.json", "[{\"uid\":\"u1\"}]", None).unwrap(), [row("u1", None)]);
+        assert_eq!(read("x.jsonl.gz", lines, None).unwrap().len(), 3);
+        assert_eq!(read("x.csv.gz", "uid\nu1\n", None).unwrap(), [row("u1", None)]);
         let table = "time,key,body\n1,u1,\"{\"\"a\"\":1}\"\n2,,\n";
         assert_eq!(
             read("x.csv", table, Some("key")).unwrap(),

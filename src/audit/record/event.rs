@@ -344,10 +344,10 @@ pub enum Event<'a> {
         #[schemars(with = "super::Time")]
         at: Timestamp,
     },
-    /// A key that seals payloads was made, replaced or retired.
+    /// A key that seals payloads was made, replaced, retired, or written in the clear.
     #[serde(rename = "sealing.key")]
     SealingKey {
-        /// What happened: `rotate`, `rewrap`, `retire` or `destroy`.
+        /// What happened: `make`, `rotate`, `rewrap`, `retire`, `destroy` or `export`.
         change: Text<'a>,
         /// The key and its version.
         key: Text<'a>,

@@ -10,11 +10,13 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::agreement::{Agreement, Asking, Hidden, Judge};
 use super::scan::{Part, Scan, each, locate};
 use super::staging::Staging;
 use super::statistics::Statistics;
 use super::{ReportError, io_error, page};
 use crate::audit::formats::{Entry, csv};
+use crate::audit::subjects::Opener;
 use crate::audit::tree::note::VerifierKey;
 use crate::audit::tree::tiles::{TILE_WIDTH, tile_path, tile_width};
 use crate::audit::tree::{leaf_hash, window};
@@ -93,6 +95,10 @@ pub struct Bundle {
     pub missing_policies: Vec<String>,
     /// The first record, if it is the oldest that there is and those before it were deleted: some of them may have been of the period.
     pub deleted_below: Option<u64>,
+    /// How the decisions compare with what their policies say now; none if they were not asked.
+    pub agreement: Option<Agreement>,
+    /// Records whose user stands in them under an alias.
+    pub hidden: Hidden,
 }
 
 impl Bundle {
@@ -106,9 +112,22 @@ impl Bundle {
             )
         })
     }
+
+    /// What is to be said of users that stand in the records under an alias.
+    #[must_use]
+    pub fn hidden(&self) -> Option<String> {
+        let Hidden { records, erased, without_key } = self.hidden;
+        (records > 0).then(|| {
+            format!(
+                "In {records} decisions the user stands under an alias, as it was recorded. Of {erased} of them the user had been erased when this was \
+                 made, and of {without_key} the key was not at hand."
+            )
+        })
+    }
 }
 
-/// Writes the bundle of a period as a directory, or as a tar file if `out` ends so. `bytes` counts what was read.
+/// Writes the bundle of a period as a directory, or as a tar file if `out` ends so. With a `judge` its decisions are
+/// decided again. `bytes` counts what was read.
 ///
 /// # Errors
 /// The period has no signed record, a record is not as it was signed, or something cannot be read or written.
@@ -116,20 +135,24 @@ pub fn write(
     journal: &Path,
     (from, to): (Bound, Bound),
     key: Option<&VerifierKey>,
+    judge: Option<&mut dyn Judge>,
     out: &Path,
     bytes: &AtomicU64,
 ) -> Result<Bundle, ReportError> {
     let mut staging = Staging::begin(out)?;
     let mut scan = locate(journal, (from, to), key)?;
-    let mut statistics = Statistics::default();
+    let asking = Asking::new(judge, Opener::new(journal));
+    let mut counts = Counts { statistics: Statistics::default(), asking };
     let mut logs = Vec::new();
     for part in &mut scan.parts {
         let log = LogPart::of(part);
-        records(&scan.segments, part, &log, &mut staging, &mut statistics, bytes)?;
+        records(&scan.segments, part, &log, &mut staging, &mut counts, bytes)?;
         proof(part, &log, &mut staging)?;
         logs.push(log);
     }
+    let Counts { mut statistics, asking } = counts;
     endings(&scan, &mut statistics)?;
+    let (agreement, hidden) = asking.finish();
     let missing_policies = policies(journal, &statistics, &mut staging)?;
     let name = |bound: Bound| match bound {
         Bound::Record(u64::MAX) => "the last record".to_owned(),
@@ -146,6 +169,8 @@ pub fn write(
         unsigned: scan.unsigned,
         missing_policies,
         deleted_below: scan.deleted_below,
+        agreement,
+        hidden,
     };
     finish(&bundle, &scan, staging)?;
     Ok(bundle)
@@ -157,6 +182,9 @@ fn finish(bundle: &Bundle, scan: &Scan, mut staging: Staging) -> Result<(), Repo
     }
     let statistics = serde_json::to_value(&bundle.statistics).unwrap_or_default();
     staging.add("statistics.json", format!("{statistics:#}\n").as_bytes())?;
+    if let Some(agreement) = &bundle.agreement {
+        staging.add("replay.json", format!("{:#}\n", json!(agreement)).as_bytes())?;
+    }
     staging.add("index.html", page::page(bundle).as_bytes())?;
     staging.add("README.md", readme(bundle).as_bytes())?;
     staging.add("verify.py", CHECKER.as_bytes())?;
@@ -171,9 +199,19 @@ fn finish(bundle: &Bundle, scan: &Scan, mut staging: Staging) -> Result<(), Repo
         "unsigned_records_left_out": bundle.unsigned,
         "missing_policies": bundle.missing_policies,
         "deleted_below": bundle.deleted_below,
+        "users_under_alias": bundle.hidden,
+        "replay": bundle.agreement.as_ref().map(|found| json!({
+            "agreed": found.agreed, "differed": found.differed, "not_asked": found.not_asked, "not_possible": found.not_possible,
+        })),
         "logs": bundle.logs.iter().map(LogPart::described).collect::<Vec<_>>(),
     });
     staging.finish(manifest)
+}
+
+/// What is counted while the records of the period pass by.
+struct Counts<'a> {
+    statistics: Statistics,
+    asking: Asking<'a>,
 }
 
 /// Writes the records of a log, each compared with its leaf, and the tables of denials.
@@ -182,7 +220,7 @@ fn records(
     part: &mut Part,
     log: &LogPart,
     staging: &mut Staging,
-    statistics: &mut Statistics,
+    counts: &mut Counts<'_>,
     bytes: &AtomicU64,
 ) -> Result<(), ReportError> {
     let mut lines = staging.create(&format!("{}/records.jsonl", log.directory))?;
@@ -206,8 +244,12 @@ fn records(
         bytes.fetch_add(u64::try_from(payload.len()).unwrap_or(0), Ordering::Relaxed);
         lines.write_all(payload).and_then(|()| lines.write_all(b"\n")).map_err(io_error("write", &path))?;
         if period.contains(&index) {
-            statistics.add(seq, payload);
-            if is_denial(payload) {
+            let view = RecordView::parse(payload).ok();
+            counts.statistics.add(seq, payload, view.as_ref());
+            if let Some(view) = &view {
+                counts.asking.add(seq, payload, view);
+            }
+            if view.as_ref().is_some_and(is_denial) {
                 denied += 1;
                 csv::write(&Entry::new(seq, payload), &mut denials).map_err(io_error("write", &table))?;
             }
@@ -222,10 +264,9 @@ fn records(
     staging.close(denials, Some(denied))
 }
 
-fn is_denial(payload: &[u8]) -> bool {
+fn is_denial(view: &RecordView<'_>) -> bool {
     use crate::audit::filter::Decided;
-    let decided = RecordView::parse(payload).ok().and_then(|view| Decided::of(&view));
-    matches!(decided, Some(Decided::Deny | Decided::Reject))
+    matches!(Decided::of(view), Some(Decided::Deny | Decided::Reject))
 }
 
 /// Writes the checkpoint, the hashes around the window and the tiles above its records.
@@ -327,4 +368,14 @@ fn readme(bundle: &Bundle) -> String {
         )
         .replace("{unsigned}", &bundle.unsigned.to_string())
         .replace("{deleted}", &bundle.deleted().map(|text| format!("\n\n{text}")).unwrap_or_default())
+        .replace("{hidden}", &bundle.hidden().map(|text| format!("\n\n{text}")).unwrap_or_default())
+        .replace("{replay}", &replayed(bundle.agreement.as_ref()))
+}
+
+/// The same for whether the decisions were decided again.
+fn replayed(agreement: Option<&Agreement>) -> String {
+    let Some(found) = agreement else {
+        return "They were not asked again when this was made.".to_owned();
+    };
+    format!("Of the decisions of the period, {}. `replay.json` lists them by record.", found.sentence())
 }

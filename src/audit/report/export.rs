@@ -2,14 +2,15 @@
 //! record of a period is in one is what [`super::bundle`] is for.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::staging::{Hashing, Staging};
+use super::staging::Staging;
 use super::{ReportError, described, io_error};
 use crate::audit::filter::{Filter, Selection};
 use crate::audit::formats::{Entry, OpenDecisions, csv, json_lines, ocsf};
@@ -51,13 +52,22 @@ impl Format {
         }
     }
 
-    fn write(self, entry: &Entry<'_>, out: &mut Hashing) -> io::Result<()> {
+    fn write(self, entry: &Entry<'_>, out: &mut impl io::Write) -> io::Result<()> {
         match self {
             Self::JsonLines => json_lines::write(entry, out),
             Self::Csv => csv::write(entry, out),
             Self::Ocsf => ocsf::write(entry, out),
         }
     }
+}
+
+/// How the records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// As what.
+    pub format: Format,
+    /// Whether their file is compressed with gzip (RFC 1952), and its name ends in `.gz`.
+    pub gzip: bool,
 }
 
 /// What an export holds.
@@ -73,22 +83,32 @@ pub struct Exported {
     pub passed_over: u64,
 }
 
-/// Exports to a directory, or to a tar file if the name ends so. `bytes` counts what was read.
+/// Exports to a directory, or to a tar file if the name ends so (`.tar`, `.tar.gz`, `.tgz`). `bytes` counts what was read.
 ///
 /// # Errors
 /// The journal cannot be read, something is at `out`, or it cannot be written.
 pub fn export(
     journal: &Path,
     filter: &Filter,
-    format: Format,
+    form: Form,
     out: &Path,
     bytes: &AtomicU64,
 ) -> Result<Exported, ReportError> {
     // The heads are read first, so that they cover less than what is exported and not more.
     let checkpoints = checkpoints(journal)?;
     let mut staging = Staging::begin(out)?;
-    let mut file = staging.create(format.file())?;
-    let exported = records(journal, filter, format, &mut file, bytes)?;
+    let Form { format, gzip } = form;
+    let mut file = staging.create(&format!("{}{}", format.file(), if gzip { ".gz" } else { "" }))?;
+    let path = file.path().to_owned();
+    let exported;
+    if gzip {
+        // The header names no time, so the same records give the same bytes.
+        let mut packed = GzEncoder::new(file, flate2::Compression::default());
+        exported = records(journal, filter, format, (&mut packed, &path), bytes)?;
+        file = packed.finish().map_err(io_error("write", &path))?;
+    } else {
+        exported = records(journal, filter, format, (&mut file, &path), bytes)?;
+    }
     staging.close(file, Some(exported.records))?;
     let manifest = json!({
         "format": FORMAT,
@@ -96,6 +116,7 @@ pub fn export(
         "created": Timestamp::now().to_string(),
         "records": exported.records,
         "record_format": format.name(),
+        "compression": gzip.then_some("gzip"),
         "ocsf_version": (format == Format::Ocsf).then_some(ocsf::VERSION),
         "kinds": exported.kinds,
         "first_seq": exported.range.map(|(first, _)| first),
@@ -112,12 +133,11 @@ fn records(
     journal: &Path,
     filter: &Filter,
     format: Format,
-    file: &mut Hashing,
+    (file, path): (&mut impl io::Write, &Path),
     bytes: &AtomicU64,
 ) -> Result<Exported, ReportError> {
-    let path = file.path().to_owned();
     if format == Format::Csv {
-        csv::header(file).map_err(io_error("write", &path))?;
+        csv::header(file).map_err(io_error("write", path))?;
     }
     let (mut selection, mut open) = (Selection::new(filter.clone()), OpenDecisions::default());
     let (mut exported, with_decisions) = (Exported::default(), format != Format::JsonLines);
@@ -133,13 +153,12 @@ fn records(
         }
         let decision = if with_decisions { open.take(stored.payload) } else { None };
         let entry = Entry { seq: stored.seq, payload: stored.payload, decision: decision.as_ref() };
-        format.write(&entry, file).map_err(io_error("write", &path))?;
+        format.write(&entry, file).map_err(io_error("write", path))?;
         exported.records += 1;
         *exported.kinds.entry((*view.kind).to_owned()).or_default() += 1;
         let first = exported.range.map_or(stored.seq, |(first, _)| first);
         exported.range = Some((first, stored.seq));
     }
-    file.flush().map_err(io_error("write", &path))?;
     Ok(exported)
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Both are directories that appear whole or not at all (`staging`), with a `manifest.json` of all files and their hashes. `export`
 //! writes what a filter selects. `bundle` writes every record of a period with the proof that none is missing; `scan` finds
-//! and checks the period, `statistics` counts, `page` and `chart` draw. Takes no lock and may run beside the writer.
+//! and checks the period, `statistics` counts, `agreement` compares the decisions with what their policies say now, `page` and `chart` draw. Takes no lock and may run beside the writer.
 
+pub mod agreement;
 pub mod bundle;
 mod chart;
 pub mod export;
@@ -55,6 +56,14 @@ pub enum ReportError {
         /// The oldest record that there is.
         below: u64,
     },
+    /// All records of the period were deleted.
+    #[error(
+        "no record of the period is left: those below {below} were deleted by retention, and it ends before the oldest that there is"
+    )]
+    Gone {
+        /// The oldest record that there is.
+        below: u64,
+    },
     /// The period holds something that is not as it was signed.
     #[error("log `{origin}` is not as it was signed: {what}; `tidegate audit verify` says where")]
     NotAsSigned {
@@ -74,7 +83,14 @@ impl ReportError {
     /// Whether the answer is no, and not that it could not be found out.
     #[must_use]
     pub const fn is_negative(&self) -> bool {
-        matches!(self, Self::Empty | Self::Deleted { .. } | Self::NotAsSigned { .. } | Self::NotSigned)
+        matches!(
+            self,
+            Self::Empty
+                | Self::Deleted { .. }
+                | Self::Gone { .. }
+                | Self::NotAsSigned { .. }
+                | Self::NotSigned
+        )
     }
 
     fn tile(origin: &str) -> impl Fn(TileError) -> Self {

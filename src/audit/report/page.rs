@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
+use super::agreement::{Agreement, Listed as Asked};
 use super::bundle::Bundle;
 use super::chart;
 use super::statistics::{Decisions, Listed, Tokens};
@@ -91,6 +92,7 @@ pub(super) fn page(bundle: &Bundle) -> String {
     body += "</div>";
     body += &list("Denied or rejected", &found.denials_listed, found.decisions.deny + found.decisions.reject);
     body += &list("Permitted, and no outcome is recorded", &found.open_listed, found.open);
+    body += &replays(bundle.agreement.as_ref());
     body += &proofs(bundle);
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
@@ -283,6 +285,55 @@ fn list(title: &str, found: &[Listed], all: u64) -> String {
     out + "</section>"
 }
 
+/// Whether the policies decide again what they decided.
+fn replays(agreement: Option<&Agreement>) -> String {
+    let title = "Decided again by the policies as they were";
+    let Some(found) = agreement else {
+        return format!(
+            "<section class=\"wide\"><h2>{title}</h2><p class=\"note\">They were not asked when this was made.</p></section>"
+        );
+    };
+    let (class, verdict) = match (found.differed, found.impossible()) {
+        (0, 0) => ("seal good", "All agree."),
+        (0, _) if found.agreed == 0 => ("seal", "None could be asked again."),
+        (0, _) => ("seal", "All that could be asked again agree."),
+        _ => ("seal bad", "Not all agree."),
+    };
+    let mut out = format!(
+        "<section class=\"wide list\"><h2>{title}</h2><p class=\"{class}\"><b>{verdict}</b> {}.</p>",
+        escaped(&found.sentence())
+    );
+    out += &asked("Decided otherwise", &found.differing, found.differed);
+    out += &asked("Not asked again", &found.not_replayed, found.impossible());
+    out + "</section>"
+}
+
+fn asked(title: &str, found: &[Asked], all: u64) -> String {
+    if found.is_empty() {
+        return String::new();
+    }
+    let mut out = format!(
+        "<table><thead><tr><th>{title}</th><th>attempt</th><th>bundle</th><th>why</th></tr></thead><tbody>"
+    );
+    for row in found.iter().take(SHOWN) {
+        let id = row.id.map_or_else(|| row.seq.to_string(), |id| id.to_string());
+        let attempt = row.attempt.unwrap_or_default();
+        let bundle: String = row.bundle.chars().take(12).collect();
+        let _ = write!(
+            out,
+            "<tr><td><code>{id}</code></td><td>{attempt}</td><td class=\"when\"><code>{}</code></td><td>{}</td></tr>",
+            escaped(&bundle),
+            escaped(&row.why.join("; "))
+        );
+    }
+    out += "</tbody></table>";
+    let shown = u64::try_from(found.len().min(SHOWN)).unwrap_or(0);
+    if all > shown {
+        let _ = write!(out, "<p class=\"note\">and {} more: replay.json</p>", number(all - shown));
+    }
+    out
+}
+
 fn proofs(bundle: &Bundle) -> String {
     let mut out = "<section class=\"wide proof\"><h2>What proves it</h2>".to_owned();
     for log in &bundle.logs {
@@ -312,8 +363,8 @@ fn proofs(bundle: &Bundle) -> String {
             missing.join(", ")
         );
     }
-    if let Some(deleted) = bundle.deleted() {
-        let _ = write!(out, "<p class=\"note\">{}</p>", escaped(&deleted));
+    for text in [bundle.deleted(), bundle.hidden()].into_iter().flatten() {
+        let _ = write!(out, "<p class=\"note\">{}</p>", escaped(&text));
     }
     let created = time(bundle.created);
     let version = env!("CARGO_PKG_VERSION");

@@ -57,7 +57,7 @@ pub(super) fn locate(
     {
         return Err(ReportError::Deleted { below: oldest });
     }
-    let period = period(&segments, from, to)?.ok_or(ReportError::Empty)?;
+    let Some(period) = period(&segments, from, to)? else { return Err(empty(&segments, to)?) };
     let mut logs: Vec<LogHead> = Vec::new();
     for segment in &segments {
         logs.extend(opening(segment)?.1.filter(|log| logs.last() != Some(log)));
@@ -82,6 +82,15 @@ pub(super) fn locate(
     }
     let deleted_below = (oldest > 0 && period.start == oldest).then_some(oldest);
     Ok(Scan { segments, parts, unsigned, deleted_below })
+}
+
+/// Why there is none: nothing happened then, or it was deleted.
+fn empty(segments: &[Listed], to: Bound) -> Result<ReportError, ReportError> {
+    let Some(oldest) = segments.first().filter(|oldest| oldest.first > 0) else {
+        return Ok(ReportError::Empty);
+    };
+    let before = matches!(to, Bound::Time(time) if time <= opening(oldest)?.0);
+    Ok(if before { ReportError::Gone { below: oldest.first } } else { ReportError::Empty })
 }
 
 fn part(

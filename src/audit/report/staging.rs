@@ -1,10 +1,11 @@
-//! A directory of files that appears whole, with the hash of each, or not at all. Or a tar file of the same.
+//! A directory of files that appears whole, with the hash of each, or not at all. Or a tar file of the same, in gzip if its name says so.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use flate2::write::GzEncoder;
 use serde::Serialize;
 
 use super::{ReportError, io_error};
@@ -23,17 +24,33 @@ pub(super) struct Written {
     pub(super) records: Option<u64>,
 }
 
+/// One file in place of the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Archive {
+    Tar,
+    TarGz,
+}
+
+/// The endings that ask for one, longest first.
+const ARCHIVES: [(&str, Archive); 3] =
+    [(".tar.gz", Archive::TarGz), (".tgz", Archive::TarGz), (".tar", Archive::Tar)];
+
+/// What a name asks for, and the name without it.
+fn archive(name: &str) -> Option<(Archive, &str)> {
+    ARCHIVES.iter().find_map(|(ending, archive)| Some((*archive, name.strip_suffix(ending)?)))
+}
+
 /// The directory while it is written, beside where it will be. Dropped without `finish`, it goes away.
 #[derive(Debug)]
 pub(super) struct Staging {
     partial: PathBuf,
     target: PathBuf,
-    tar: bool,
+    archive: Option<Archive>,
     pub(super) files: Vec<Written>,
 }
 
 impl Staging {
-    /// Begins a directory, or a tar file if the name ends so.
+    /// Begins a directory, or a tar file if the name ends so: `.tar`, `.tar.gz` or `.tgz`.
     ///
     /// # Errors
     /// Something is there, or nothing can be written there.
@@ -45,8 +62,9 @@ impl Staging {
         name.push(format!(".partial-{}", std::process::id()));
         let partial = target.with_file_name(name);
         make_directory(&partial).map_err(io_error("create", &partial))?;
-        let tar = target.extension().is_some_and(|extension| extension == "tar");
-        Ok(Self { partial, target: target.to_owned(), tar, files: Vec::new() })
+        let name = target.file_name().and_then(std::ffi::OsStr::to_str);
+        let archive = name.and_then(archive).map(|(archive, _)| archive);
+        Ok(Self { partial, target: target.to_owned(), archive, files: Vec::new() })
     }
 
     /// Opens a file to be written bit by bit.
@@ -102,23 +120,33 @@ impl Staging {
         }
         let text = format!("{manifest:#}\n");
         self.add("manifest.json", text.as_bytes())?;
-        if !self.tar {
+        let Some(archive) = self.archive else {
             return fs::rename(&self.partial, &self.target).map_err(io_error("write", &self.target));
-        }
+        };
         let packed = self.partial.with_extension("packed");
-        let done = self.pack(&packed).and_then(|()| fs::rename(&packed, &self.target));
+        let done = self.pack(archive, &packed).and_then(|()| fs::rename(&packed, &self.target));
         done.inspect_err(|_| drop(fs::remove_file(&packed))).map_err(io_error("write", &self.target))
     }
 
-    fn pack(&self, packed: &Path) -> io::Result<()> {
-        let mut tar = tar::Builder::new(BufWriter::new(File::create_new(packed)?));
+    fn pack(&self, archive: Archive, packed: &Path) -> io::Result<()> {
+        let out = BufWriter::new(File::create_new(packed)?);
+        let out = match archive {
+            Archive::Tar => self.tar(out)?,
+            Archive::TarGz => self.tar(GzEncoder::new(out, flate2::Compression::default()))?.finish()?,
+        };
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    }
+
+    /// All files below a directory of the archive's name.
+    fn tar<W: Write>(&self, out: W) -> io::Result<W> {
+        let mut tar = tar::Builder::new(out);
         tar.mode(tar::HeaderMode::Deterministic);
-        let root = self.target.file_stem().map(PathBuf::from).unwrap_or_default();
+        let name = self.target.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+        let root = PathBuf::from(archive(name).map_or(name, |(_, root)| root));
         for file in &self.files {
             tar.append_path_with_name(self.partial.join(&file.name), root.join(&file.name))?;
         }
-        let out = tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-        out.sync_all()
+        tar.into_inner()
     }
 }
 

@@ -168,15 +168,15 @@ fn named<T: Default>(map: &mut BTreeMap<String, T>, name: &str, add: impl FnOnce
 
 impl Statistics {
     /// Counts a record of the period.
-    pub(super) fn add(&mut self, seq: u64, payload: &[u8]) {
+    pub(super) fn add(&mut self, seq: u64, payload: &[u8], view: Option<&RecordView<'_>>) {
         self.records = self.records.saturating_add(1);
-        let Ok(view) = RecordView::parse(payload) else { return };
+        let Some(view) = view else { return };
         let (first, last) = self.span.unwrap_or((view.time, view.time));
         self.span = Some((first.min(view.time), last.max(view.time)));
         match &*view.kind {
-            "decision" => self.decision(seq, &view),
-            "outcome" => self.outcome(&view, payload),
-            "refusal" | "refusals" => self.refusal(&view),
+            "decision" => self.decision(seq, view),
+            "outcome" => self.outcome(view, payload),
+            "refusal" | "refusals" => self.refusal(view),
             "event" => {
                 named(&mut self.events, view.event.as_deref().unwrap_or("unknown"), |count| *count += 1)
             }
@@ -302,13 +302,17 @@ mod tests {
     #[test]
     fn decisions_tokens_and_what_has_not_ended_are_counted() {
         let mut found = Statistics::default();
+        let add = |found: &mut Statistics, seq: u64, payload: &[u8]| {
+            found.add(seq, payload, RecordView::parse(payload).ok().as_ref());
+        };
         let (ended, open) = (stamp(), stamp());
         let usage = Usage { input_tokens: 5, output_tokens: 7, ..Usage::default() };
-        found.add(0, &encode("decision", &ended, &decision()));
-        found.add(1, &encode("decision", &open, &decision()));
+        add(&mut found, 0, &encode("decision", &ended, &decision()));
+        add(&mut found, 1, &encode("decision", &open, &decision()));
         let denied = Decision { decision: Verdict::Deny, code: Some("policy_denied".into()), ..decision() };
-        found.add(2, &encode("decision", &stamp(), &denied));
-        found.add(
+        add(&mut found, 2, &encode("decision", &stamp(), &denied));
+        add(
+            &mut found,
             3,
             &encode(
                 "outcome",

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! tree/vkey                         the key that verifies the checkpoints
+//! tree/boot                         the run of the machine that last opened it
 //! tree/log-<first record>/checkpoint
 //! tree/log-<first record>/changeover/<size>   a checkpoint that two keys signed: the second was new then
 //! tree/log-<first record>/tile/...

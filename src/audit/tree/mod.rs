@@ -13,6 +13,7 @@ pub mod edge;
 pub(crate) mod error;
 pub mod key;
 pub mod log;
+pub(crate) mod machine;
 pub mod proof;
 pub mod proof_file;
 pub(crate) mod recover;

@@ -3,6 +3,8 @@
 //!
 //! The records of the last segment are compared with the tiles one by one; those before were compared when they were the
 //! last, and `audit verify` compares all. If the tiles are not those of the checkpoint, they are made again from the segments.
+//! Tiles are not synced, so after the machine was started anew each of them is compared with the one above it, up to the signed root;
+//! in the log before too, for it may have ended a moment earlier.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,7 +19,7 @@ use super::note::{Note, VerifierKey};
 use super::tiles::{Authentic, Unchecked};
 use super::{Hash, TreeError};
 use crate::audit::segment::{self, Listed};
-use crate::audit::verify::leaves;
+use crate::audit::verify::{leaves, range};
 
 /// What the segments say.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Journal<'a> {
     pub(crate) next_seq: u64,
     /// The leaf hashes of the last segment, which ends before `next_seq`.
     pub(crate) last: &'a [Hash],
+    /// Whether what was not synced may be gone.
+    pub(crate) suspect: bool,
 }
 
 /// Where the tree goes on.
@@ -67,14 +71,60 @@ pub(crate) fn recover(
     }
     let stored = Authentic::open(directory.tiles(), checkpoint.size, &checkpoint.root);
     let started = match stored {
-        Ok(mut tree) => compare_last(journal, log, &mut tree)?.then(|| tree.edge().clone()),
+        Ok(mut tree) => compare_last(journal, log, &mut tree)?.then(|| {
+            let whole = !journal.suspect || tree.is_whole();
+            (tree.edge().clone(), whole)
+        }),
         Err(_) => None,
     };
     let (edge, pending) = match started {
-        Some(edge) => (edge, beyond(journal, log, checkpoint.size)?),
+        Some((edge, true)) => (edge, beyond(journal, log, checkpoint.size)?),
+        Some((edge, false)) => match rebuild(journal.directory, log, &directory, &checkpoint) {
+            // What the older segments hold is another one's to say: `audit verify` names it, and a start does not depend on it.
+            Err(error @ (TreeError::Root { .. } | TreeError::Differs { .. })) => {
+                tracing::error!(%error, "tiles of the audit journal are lost and cannot be made again; run `tidegate audit verify`");
+                (edge, beyond(journal, log, checkpoint.size)?)
+            }
+            made => made?,
+        },
         None => rebuild(journal.directory, log, &directory, &checkpoint)?,
     };
+    if journal.suspect {
+        mend_before(journal.directory, log.first);
+    }
     Ok(Some(Start { log: log.clone(), by_previous, edge, pending }))
+}
+
+/// Makes the tiles of the log before this one again, if some are lost. What cannot be mended is told and keeps no start.
+fn mend_before(journal: &Path, first: u64) {
+    let logs = LogDirectory::list(journal).unwrap_or_default();
+    let Some(directory) = logs.into_iter().rev().find(|log| log.first < first) else { return };
+    let note = directory.read_checkpoint().ok().flatten();
+    let Some(checkpoint) = note.and_then(|note| Checkpoint::open(&note, &[]).ok()) else { return };
+    let tree = Authentic::open(directory.tiles(), checkpoint.size, &checkpoint.root);
+    if tree.is_ok_and(|mut tree| tree.is_whole()) {
+        return;
+    }
+    let made = match head(journal, directory.first) {
+        Ok(Some(log)) => rebuild(journal, &log, &directory, &checkpoint).map(|_| ()),
+        // All its segments were deleted: the tiles were synced before, and there is nothing to make them of.
+        Ok(None) => return,
+        Err(error) => Err(read_error(journal)(error)),
+    };
+    if let Err(error) = made {
+        tracing::error!(%error, "tiles of an earlier log are lost and cannot be made again; run `tidegate audit verify`");
+    }
+}
+
+/// A log as the head of its first segment that is left names it; none if all of them were deleted, for then the tiles are all
+/// that there is.
+pub(crate) fn head(journal: &Path, first: u64) -> io::Result<Option<LogHead>> {
+    for segment in segment::list(journal)?.into_iter().filter(|segment| segment.first >= first) {
+        if let Some(log) = range::head(&segment)?.and_then(|head| head.log) {
+            return Ok((log.first == first).then_some(log));
+        }
+    }
+    Ok(None)
 }
 
 fn read_error(path: &Path) -> impl FnOnce(io::Error) -> TreeError {

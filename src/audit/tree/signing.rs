@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aws_lc_rs::signature::Ed25519KeyPair;
 
 use super::log::LogDirectory;
+use super::machine;
 use super::note::{Signer, VerifierKey};
 use super::recover::{Journal, Start, recover};
 use super::{TreeError, key};
@@ -73,7 +74,10 @@ pub(crate) fn open(settings: &Settings, recovered: &Recovered) -> Result<(Keys, 
         log: recovered.log.as_ref(),
         next_seq: recovered.next_seq,
         last: &recovered.leaves,
+        suspect: machine::was_restarted(directory),
     };
     let start = recover(&journal, |name| keys.verifiers(name))?;
+    let path = directory.join("tree");
+    machine::note(directory).map_err(|source| TreeError::Io { action: "write", path, source })?;
     Ok((keys, start))
 }

@@ -260,6 +260,13 @@ impl Authentic {
         Ok(self.checked.get(&(level, index)).map(Vec::as_slice).unwrap_or_default())
     }
 
+    /// Whether every tile is there and of this tree.
+    pub fn is_whole(&mut self) -> bool {
+        let full = self.edge.size() / TILE_WIDTH;
+        // The full tiles above are those that these are checked against.
+        (0..full).all(|index| self.tile(0, index).is_ok())
+    }
+
     /// The hash of a leaf of this tree.
     ///
     /// # Errors

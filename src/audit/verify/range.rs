@@ -207,7 +207,7 @@ fn first_since(segments: &[Listed], time: Timestamp) -> Result<u64, VerifyError>
 }
 
 /// The head of a segment; none if it has none that can be read.
-pub(super) fn head(segment: &Listed) -> std::io::Result<Option<Head>> {
+pub(crate) fn head(segment: &Listed) -> std::io::Result<Option<Head>> {
     match FrameReader::open(&segment.path)?.next()? {
         Next::Frame(frame) => Ok(serde_json::from_slice(frame.payload).ok()),
         Next::End | Next::Broken(_) => Ok(None),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{VerifyError, io_error, segments};
 use crate::audit::tree::checkpoint::Checkpoint;
-use crate::audit::tree::log::{LogDirectory, LogHead};
+use crate::audit::tree::log::LogDirectory;
 use crate::audit::tree::note::VerifierKey;
 use crate::audit::tree::recover;
 
@@ -17,23 +17,15 @@ pub fn rebuild(journal: &Path, key: Option<&VerifierKey>) -> Result<(), VerifyEr
     let _lock = crate::audit::journal::lock(journal).map_err(|error| VerifyError::InUse(Box::new(error)))?;
     for log in LogDirectory::list(journal).map_err(io_error("read", journal))? {
         let note = log.read_checkpoint().map_err(io_error("read", &log.checkpoint()))?;
-        let (Some(note), Some(head)) = (note, head(journal, log.first)?) else { continue };
+        let (Some(note), Some(head)) =
+            (note, recover::head(journal, log.first).map_err(io_error("read", journal))?)
+        else {
+            continue;
+        };
         let keys: Vec<VerifierKey> = key.into_iter().map(|key| key.named(head.name())).collect();
         let wrong = |error: &dyn std::fmt::Display| VerifyError::Tree(error.to_string());
         let checkpoint = Checkpoint::open(&note, &keys).map_err(|error| wrong(&error))?;
         recover::rebuild(journal, &head, &log, &checkpoint).map_err(|error| wrong(&error))?;
     }
     Ok(())
-}
-
-/// The log as the head of its first segment that is left names it; none if all of them were deleted, for then the tiles are all
-/// that there is.
-fn head(journal: &Path, first: u64) -> Result<Option<LogHead>, VerifyError> {
-    for segment in segments(journal)?.into_iter().filter(|segment| segment.first >= first) {
-        let head = super::range::head(&segment).map_err(io_error("read", &segment.path))?;
-        if let Some(log) = head.and_then(|head| head.log) {
-            return Ok((log.first == first).then_some(log));
-        }
-    }
-    Ok(None)
 }

@@ -14,6 +14,7 @@ use crate::audit::crossing::{self, Crossing, Found, Stored};
 use crate::audit::filter::IdPrefix;
 use crate::audit::record::{Decision, Outcome, Record, Refusal, Verdict};
 use crate::audit::sentence::{Because, sentence};
+use crate::audit::subjects::Opener;
 use crate::audit::view::printable;
 use crate::policy::replay::{PolicyThen, ReplayError, Replayed, Replayer};
 
@@ -66,7 +67,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Answer> {
         crossing::find(&args.journal, &args.id, |bytes| bar.add(bytes))
     })?;
     let crossing = match found {
-        Found::One(crossing) => crossing,
+        Found::One(crossing) => crossing.restored(&mut Opener::new(&args.journal)),
         Found::None => {
             writeln!(
                 io::stderr(),

@@ -10,12 +10,13 @@ use super::Output;
 use super::filter::FilterArgs;
 use super::progress;
 use crate::audit::report::described;
-use crate::audit::report::export::{Format, export};
+use crate::audit::report::export::{Form, Format, export};
 
 const EXAMPLES: &str = "\
 Examples:
   tidegate audit export --journal journal --format csv --from 2026-11-01 --to 2026-12-01 -o november
-  tidegate audit export --journal journal --format ocsf --from 24h --decision deny -o denials.tar
+  tidegate audit export --journal journal --format ocsf --from 24h --decision deny -o denials.tar.gz
+  tidegate audit export --journal journal --format jsonl --gzip -o all
 
 The directory holds the records and manifest.json: hashes, counts, filters and the signed heads of the logs. What
 a filter left out cannot be seen in it; `tidegate audit report` proves that a period is complete.";
@@ -33,7 +34,10 @@ pub struct ExportArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as help")]
     pub filter: FilterArgs,
-    /// The directory to make, or a file that ends in `.tar`; nothing may be there
+    /// Compress the file of the records with gzip; its hash in the manifest is that of the compressed file
+    #[arg(long)]
+    pub gzip: bool,
+    /// The directory to make, or a file that ends in `.tar` or `.tar.gz`; nothing may be there
     #[arg(short, long = "out", value_name = "DIR")]
     pub out: PathBuf,
     /// How to print the result
@@ -64,7 +68,7 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Answer> {
     };
     let filter = args.filter.filter();
     let exported = progress::with(&args.journal, "exporting", |bar| {
-        export(&args.journal, &filter, format, &args.out, bar.bytes())
+        export(&args.journal, &filter, Form { format, gzip: args.gzip }, &args.out, bar.bytes())
     })?;
     super::erase::tell_read(
         &args.journal,

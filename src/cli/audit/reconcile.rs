@@ -21,7 +21,8 @@ Examples:
   tidegate audit reconcile --journal journal --export backend.csv --column LogAttributes.uid --output json
 
 An export is a file of OTLP logs as JSON, JSON Lines with `log.record.uid` or `uid`, or CSV (`.csv`) with such a
-column. Records that came later than the export was made count as missing: end the period before it with --to.";
+column; any of them may be in gzip (`.gz`). Records that came later than the export was made count as missing: end
+the period before it with --to.";
 
 /// Findings of a kind that the table shows.
 const SHOWN: usize = 10;

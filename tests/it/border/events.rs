@@ -7,7 +7,10 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fixture::{Border, OPEN, Recorder, write_policy};
+use super::objects_fixture::KEYS;
+use super::seal_fixture::{make_private, write_root};
 use crate::journal_keep::{fits, payloads, validator};
+use crate::journal_tree::tidegate;
 
 async fn recorded(border: &Border, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     let start = Instant::now();
@@ -69,4 +72,74 @@ async fn what_happens_to_the_gateway_is_recorded_and_fits_the_schema() {
     assert_eq!(told, BTreeSet::from(expected));
     let mode = records.iter().find(|record| record["event"] == "mode.changed").unwrap();
     assert_eq!((&mode["old"], &mode["new"]), (&"best_effort".into(), &"required".into()), "{mode:#}");
+}
+
+/// What another process does to the keys that seal is an event of no request: each version by name, by whom, and once.
+#[tokio::test]
+async fn what_is_done_to_sealing_keys_is_recorded() {
+    let recorder = Recorder::start().await;
+    let configuration =
+        super::fixture::configuration("127.0.0.1:0", std::slice::from_ref(&recorder.endpoint), KEYS);
+    let border = Border::prepared(&configuration, |dir| {
+        write_root(dir, 7);
+        make_private(&dir.join("branch"));
+    })
+    .await;
+    let file = border.dir.path().join("tidegate.toml");
+    let clear = border.dir.path().join("clear.key");
+    let keys = |arguments: &[&str]| {
+        let config = ["--config", file.to_str().unwrap(), "--tenant", "acme", "--recipient", "job"];
+        tidegate(&[&["keys"], arguments, config.as_slice()].concat())
+    };
+    let request = ["--direction", "request"];
+    let wanted = [
+        (keys(&[["init"].as_slice(), &request].concat()), "make", 1),
+        (keys(&[["rotate"].as_slice(), &request].concat()), "rotate", 2),
+        (keys(&[["rewrap"].as_slice(), &request].concat()), "rewrap", 1),
+        (keys(&["export", "--direction", "request", "-o", clear.to_str().unwrap()]), "export", 2),
+        (keys(&["retire", "--direction", "request", "--version", "1"]), "retire", 1),
+        (keys(&["retire", "--direction", "request", "--version", "1", "--destroy", "--yes"]), "destroy", 1),
+    ];
+    let mut told = Vec::new();
+    for ((code, out, err), change, version) in wanted {
+        assert_eq!(code, 0, "{change}: {out}{err}");
+        let is = |record: &Value| record["event"] == "sealing.key" && record["change"] == change;
+        let record = recorded(&border, change, is).await;
+        assert_eq!(record["key"], format!("t/acme/job/request/v{version}"), "{record:#}");
+        assert!(record["actor"].as_str().unwrap().starts_with("uid:") && record["note"].is_string());
+        told.push(change);
+    }
+    // The two versions were wrapped anew, and nothing is told twice.
+    let records = border.journal();
+    let all = records.iter().filter(|record| record["event"] == "sealing.key").count();
+    assert_eq!(all, told.len() + 1, "{records:#?}");
+    let validator = validator();
+    let Border { dir, running, .. } = border;
+    running.shutdown().await;
+    let journal = dir.path().join("journal");
+    payloads(&journal).iter().for_each(|(_, payload)| fits(&validator, payload));
+    let key = std::fs::read(&clear).unwrap();
+    assert!(payloads(&journal).iter().all(|(_, payload)| memchr::memmem::find(payload, &key).is_none()));
+
+    // A key does not leave in the clear if that cannot be recorded.
+    std::fs::remove_dir_all(journal.join("notes")).unwrap();
+    std::fs::write(journal.join("notes"), b"in the way").unwrap();
+    std::fs::remove_file(&clear).unwrap();
+    let config = file.to_str().unwrap();
+    let (code, _, err) = tidegate(&[
+        "keys",
+        "export",
+        "--config",
+        config,
+        "--tenant",
+        "acme",
+        "--recipient",
+        "job",
+        "--direction",
+        "request",
+        "-o",
+        clear.to_str().unwrap(),
+    ]);
+    assert!(code == 3 && err.contains("the key was not written"), "{code} {err}");
+    assert!(!clear.exists());
 }

@@ -1,5 +1,6 @@
 //! The whole gateway on real sockets: what leaves, what is recorded, what a reload does.
 
+mod agreement;
 mod bundles;
 mod bundles_fixture;
 mod certificates;

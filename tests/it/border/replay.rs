@@ -17,14 +17,14 @@ use super::objects_fixture::{KEYS, keys, scope};
 use super::seal_fixture::{make_private, write_root};
 
 /// A gateway over the shipped policies alone, with what they speak of: three clusters, a store, a service.
-struct Bench {
-    border: Border,
+pub(super) struct Bench {
+    pub(super) border: Border,
     /// Name, key.
     callers: Vec<(&'static str, String)>,
 }
 
 impl Bench {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let upstream = Recorder::start().await;
         let people = [
             ("ada", "user", vec!["research"]),
@@ -79,7 +79,7 @@ impl Bench {
     }
 
     /// A varied day: who × how sensitive × what for × which model × how much, then the store, then the service.
-    async fn day(&self) {
+    pub(super) async fn day(&self) {
         for (caller, _) in &self.callers {
             for level in ["public", "internal", "confidential", "restricted"] {
                 for purpose in ["", "\ntidegate-purpose: care"] {
@@ -176,7 +176,7 @@ residency = ["world"]
     text
 }
 
-fn is_decided(record: &&Value) -> bool {
+pub(super) fn is_decided(record: &&Value) -> bool {
     record["kind"] == "decision" && record["decision"] != "reject"
 }
 
@@ -268,7 +268,7 @@ async fn a_varied_day_is_planned_over() {
 }
 
 /// One allowed and one denied record, and the archive.
-async fn pair() -> (Bench, Value, Value) {
+pub(super) async fn pair() -> (Bench, Value, Value) {
     let bench = Bench::start().await;
     let body = json!({"model": "tide-small", "messages": []}).to_string();
     for level in ["internal", "restricted"] {
