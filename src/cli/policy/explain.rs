@@ -16,7 +16,7 @@ use crate::audit::view::printable;
 use crate::policy::replay::Trial;
 use crate::policy::suite::{Facts, RUNGS, Suite};
 use crate::policy::{
-    Anatomy, Bundle, Denial, Dissected, Effect, Evaluation, Holds, Part, PartKind, Permit, at,
+    Anatomy, Bundle, Denial, Dissected, Effect, Evaluation, Holds, Permit, at, nearest,
 };
 
 /// How many permits that did not match are shown.
@@ -27,7 +27,7 @@ const NEAREST: usize = 3;
 /// The request is told in the words of the tests: KEY=VALUE, lists with commas.
 /// Or it is a recorded one (--record), asked of the policies as they are now;
 /// `tidegate audit explain` asks them as they were. Where no permit matches,
-/// those that come nearest are shown, with what each lacked.
+/// those that lack least are shown, with what each lacked.
 /// Exit code 1 if the answer is a denial.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -179,7 +179,12 @@ fn as_json(subject: &Subject, decided: &Result<Permit, Denial>, anatomy: &Anatom
     let mut asked = Vec::new();
     for evaluation in evaluations {
         let policies = anatomy.dissect(&at(&request, evaluation))?;
-        asked.push(json!({ "evaluation": evaluation, "policies": policies }));
+        let nearest = if is_default_denial(evaluation) { nearest(&policies, NEAREST) } else { Vec::new() };
+        let lacks = |policy: &&Dissected| policy.lacking().map(|part| part.text.clone()).collect::<Vec<_>>();
+        let nearest: Vec<_> = (nearest.iter())
+            .map(|policy| json!({ "id": policy.info.id, "lacks": lacks(policy) }))
+            .collect();
+        asked.push(json!({ "evaluation": evaluation, "policies": policies, "nearest": nearest }));
     }
     let (decision, code, detail) = match decided {
         Ok(_) => ("allow", None, None),
@@ -255,51 +260,32 @@ fn print(
         let decided = |policy: &&Dissected| evaluation.policies.contains(&policy.info.id);
         for policy in policies.iter().filter(decided) {
             let verb = if policy.info.effect == Effect::Permit { "permitted by" } else { "forbidden by" };
-            show_policy(policy, verb, paint, args, out)?;
+            show_policy(policy, &format!("{verb} {}", policy.info.id), paint, args, out)?;
         }
         if args.all {
             for policy in policies.iter().filter(|policy| !decided(policy)) {
-                show_policy(
-                    policy,
-                    if policy.matches { "matches" } else { "does not match" },
-                    paint,
-                    args,
-                    out,
-                )?;
+                let verb = if policy.matches { "matches" } else { "does not match" };
+                show_policy(policy, &format!("{verb} {}", policy.info.id), paint, args, out)?;
             }
-        } else if !evaluation.allowed && evaluation.policies.is_empty() && evaluation.errors.is_empty() {
+        } else if is_default_denial(evaluation) {
             writeln!(out, "    {dim}no permit matches; nearest:{plain}")?;
-            for policy in nearest(&policies) {
-                show_policy(policy, "lacks", paint, args, out)?;
+            for policy in nearest(&policies, NEAREST) {
+                let said = format!("{} lacks {} of {}", policy.info.id, policy.lacking().count(), policy.parts.len());
+                show_policy(policy, &said, paint, args, out)?;
             }
         }
     }
     Ok(())
 }
 
-/// The permits for this action that lack least, first in their head, then in the number of conditions.
-fn nearest(policies: &[Dissected]) -> Vec<&Dissected> {
-    let mut permits: Vec<&Dissected> = policies
-        .iter()
-        .filter(|policy| policy.info.effect == Effect::Permit && !policy.matches)
-        .filter(|policy| policy.lacking().all(|part| part.kind != PartKind::Action))
-        .collect();
-    permits.sort_by_key(|policy| {
-        let head = policy.lacking().filter(|part| !is_condition(part)).count();
-        let unasked = policy.parts.iter().filter(|part| part.holds == Holds::Unasked).count();
-        (head, policy.lacking().count() + unasked)
-    });
-    permits.truncate(NEAREST);
-    permits
-}
-
-const fn is_condition(part: &Part) -> bool {
-    matches!(part.kind, PartKind::When | PartKind::Unless)
+/// Whether nothing matched at all.
+fn is_default_denial(evaluation: &Evaluation) -> bool {
+    !evaluation.allowed && evaluation.policies.is_empty() && evaluation.errors.is_empty()
 }
 
 fn show_policy(
     policy: &Dissected,
-    verb: &str,
+    said: &str,
     paint: Paint,
     args: &Args,
     out: &mut dyn Write,
@@ -307,7 +293,7 @@ fn show_policy(
     let Paint { red, green, dim, plain, .. } = paint;
     let info = &policy.info;
     let place = args.policies.join(&info.file);
-    writeln!(out, "    {verb} {}   {dim}{}:{}{plain}", info.id, place.display(), info.line)?;
+    writeln!(out, "    {said}   {dim}{}:{}{plain}", place.display(), info.line)?;
     if let Some(reason) = &info.reason {
         writeln!(out, "      {dim}{reason}{plain}")?;
     }
