@@ -324,6 +324,12 @@ fn set(policy: Policy) -> Result<PolicySet, AnatomyError> {
     PolicySet::from_policies([policy]).map_err(|error| wrong(describe(&error)))
 }
 
+/// The text of an expression in Cedar's JSON form, on one line; empty for one that is none.
+pub(super) fn text_of(expression: &Value) -> String {
+    let condition = json!({ "kind": "when", "body": expression });
+    permit(&[], &[condition]).map_or_else(|_| String::new(), |policy| condition_text(&policy))
+}
+
 /// `principal in Tidegate::Team::"research"` of a permit that says no more.
 fn head_text(policy: &Policy, name: &str) -> String {
     let text = policy.to_cedar().unwrap_or_default();

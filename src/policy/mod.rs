@@ -11,6 +11,7 @@ mod anatomy;
 mod bundle;
 mod check;
 mod context;
+mod contradiction;
 mod decide;
 #[cfg(test)]
 mod differential;
@@ -26,6 +27,7 @@ mod master;
 mod names;
 mod nearest;
 mod nesting;
+mod never;
 mod origin;
 mod permit;
 pub mod plan;
