@@ -40,6 +40,7 @@ mod schema;
 pub mod shadow;
 mod source;
 pub mod suite;
+mod verify;
 
 pub use advice::advise;
 pub use anatomy::{Anatomy, AnatomyError, Dissected, Holds, Part, PartKind, at};
@@ -50,3 +51,4 @@ pub use origin::{MAX_PACKED, MORE_ENTITIES, Origin, Place};
 pub use permit::{Denial, DenialReason, Evaluation, Permit};
 pub use record::{RequestRecord, ShownRequest};
 pub use request::AuthzRequest;
+pub use verify::{Check, Outcome, Verified};
