@@ -35,18 +35,31 @@ pub fn check(config: &Config) -> Result<(), Problems> {
     snapshot(config).map(|_| ())
 }
 
-/// Everything that is wrong with a configuration file and what it names: a mistake in one section hides none elsewhere.
+/// Everything that is wrong with a configuration file and what it names: a mistake in one section hides none elsewhere. Warnings, if nothing
+/// is wrong: of what a gateway fetches before it starts, and what cannot be checked because it was never fetched.
 ///
 /// # Errors
 /// All problems at once.
-pub fn check_file(path: &Path) -> Result<(), Problems> {
-    let mut problems = Problems::new();
+pub fn check_file(path: &Path) -> Result<Problems, Problems> {
+    let (mut problems, mut warnings) = (Problems::new(), Problems::new());
     if let Some(config) = config::examine(path, &mut problems)
         && let Err(found) = check(&config)
     {
-        problems.append(config.without_echoes(found));
+        let unfetched = config.unfetched();
+        let shown: Vec<String> = unfetched.iter().map(|(.., file)| file.display().to_string()).collect();
+        for problem in config.without_echoes(found).into_vec() {
+            if !shown.contains(&problem.file) {
+                problems.push(problem.file, problem.place, problem.message, problem.hint);
+            }
+        }
+        for (table, url, _) in unfetched {
+            let message =
+                format!("nothing was fetched from `{url}` yet, so what it gives is not checked here");
+            let hint = "`tidegate serve` fetches it before it starts, and does not start without one that passes all checks";
+            warnings.push(&config.name, table, message, hint);
+        }
     }
-    if problems.is_empty() { Ok(()) } else { Err(problems) }
+    if problems.is_empty() { Ok(warnings) } else { Err(problems) }
 }
 
 /// Builds what requests see; all problems of all parts are reported together.

@@ -75,7 +75,7 @@ enum RemoteError {
     Client(#[from] ClientError),
     #[error("cannot be kept in `{}`", .0.display())]
     Keep(PathBuf, #[source] std::io::Error),
-    #[error("is refused:\n{0}")]
+    #[error("is refused: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Problems),
     #[error("was not judged")]
     Judge,

@@ -26,10 +26,12 @@ const MAX_CANDIDATES: usize = 100;
 /// What came of the comparison.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Decisions that a candidate was asked about.
+    /// Decisions that a candidate was asked about; at least so many, if some are `unsummed`.
     pub compared: u64,
     /// Those of them that differ.
     pub diverged: u64,
+    /// Those of them that differ and are in no sum yet: a gateway that runs tells divergences within seconds, and sums once a minute.
+    pub unsummed: u64,
     /// Decisions that found no place in the queue.
     pub dropped: u64,
     /// Decisions on which the candidate's evaluation failed.
@@ -148,6 +150,7 @@ pub fn report(
     }
     let mut report = sums.report;
     report.groups = sums.groups.into_values().collect();
+    report.count_unsummed();
     let gravity = |group: &Group| {
         let order = ["decision", "destination", "protection", "code", "policies"];
         order.iter().position(|differs| *differs == group.key.differs)
@@ -155,6 +158,16 @@ pub fn report(
     report.groups.sort_by_key(|group| (gravity(group), std::cmp::Reverse(group.divergences)));
     examples(journal, from, &mut report.groups, bytes)?;
     Ok(report)
+}
+
+impl Report {
+    /// Counts what is listed already and not in the sums: each is a decision that was compared, and differs.
+    fn count_unsummed(&mut self) {
+        let grouped = self.groups.iter().fold(0, |sum: u64, group| sum.saturating_add(group.divergences));
+        self.unsummed = grouped.saturating_add(self.ungrouped).saturating_sub(self.diverged);
+        self.compared = self.compared.saturating_add(self.unsummed);
+        self.diverged = self.diverged.saturating_add(self.unsummed);
+    }
 }
 
 impl Sums {

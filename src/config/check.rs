@@ -27,7 +27,8 @@ pub fn check(config: &Config) -> Result<Bundle, Problems> {
     };
     references(config, &mut problems);
     candidate(config, &mut problems);
-    if let Some(entities) = &entities {
+    // What is only in entities that were never fetched is no mistake of the configuration.
+    if let Some(entities) = entities.as_ref().filter(|_| !config.lacks_entities()) {
         problems.append(lacking(config, &|kind, id| entities.has_entity(kind, id)));
     }
     match bundle {

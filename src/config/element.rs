@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
-use crate::model::Problems;
+use crate::model::{Problems, did_you_mean_of};
 
 use super::reference;
 
@@ -51,7 +51,8 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
             table.remove(key);
         }
         // The second line of a message repeats the path.
-        match Mistake::of(message.split("\nin `").next().unwrap_or_default().trim_end()) {
+        let text = message.split("\nin `").next().unwrap_or_default().trim_end();
+        match Mistake::of(text) {
             Mistake::Missing => {
                 let absent = reference::required::<T>(&path).into_iter();
                 for key in
@@ -71,7 +72,9 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
                         (format!("{at}.{key}"), path.into_iter().chain([Step::Key(key.to_owned())]).collect())
                     }
                 };
-                problems.push(name, &at, "is no key of this table", format!("use one of {expected}"));
+                let meant = did_you_mean_of(text);
+                let hint = meant.unwrap_or_else(|| format!("use one of {expected}"));
+                problems.push(name, &at, "is no key of this table", hint);
                 taken.take(&mut value, at, place, &path);
                 continue;
             }

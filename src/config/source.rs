@@ -1,6 +1,6 @@
 //! Where the policies of a configuration come from, what is demanded of them, and what was served before.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::model::note::VerifierKey;
 use crate::model::{Clock as _, Problems, SystemClock};
@@ -42,6 +42,31 @@ impl Config {
     pub fn fetched_entities(&self) -> PathBuf {
         self.policy_state().join(ENTITIES)
     }
+
+    /// Whether `[policy.entities]` is there, and nothing was ever fetched from it.
+    pub(super) fn lacks_entities(&self) -> bool {
+        self.file.policy.entities.is_some() && is_absent(&self.fetched_entities())
+    }
+
+    /// What is fetched before a gateway starts, and never was: the table, its URL, and the file that a gateway would have kept. What is in it
+    /// cannot be checked.
+    #[must_use]
+    pub fn unfetched(&self) -> Vec<(&'static str, &str, PathBuf)> {
+        let policy = &self.file.policy;
+        let bundle =
+            policy.remote.as_ref().map(|remote| ("policy.remote", &remote.url, self.fetched_bundle()));
+        let entities = policy.entities.as_ref();
+        let entities = entities.map(|remote| ("policy.entities", &remote.url, self.fetched_entities()));
+        let all = bundle.into_iter().chain(entities);
+        all.filter(|(.., file)| is_absent(file))
+            .map(|(table, url, file)| (table, url.as_str(), file))
+            .collect()
+    }
+}
+
+/// Whether there is certainly no such file: one that cannot be looked at is another matter.
+fn is_absent(file: &Path) -> bool {
+    file.try_exists().is_ok_and(|exists| !exists)
 }
 
 /// Where the policies come from.

@@ -7,6 +7,7 @@ mod action;
 mod clock;
 mod label;
 mod names;
+mod near;
 pub mod note;
 mod principal;
 mod problem;
@@ -22,6 +23,7 @@ pub use names::{
     ClusterName, DatasetName, InvalidName, Jurisdiction, ModelName, RecipientName, RecordId, RouteName,
     ServiceName, StoreName, TeamName, TenantName,
 };
+pub use near::{did_you_mean, did_you_mean_of, near};
 pub use principal::{Authn, Chain, Principal, PrincipalKind};
 pub use problem::{Problem, Problems};
 pub use secret::{Secret, SecretFileError};

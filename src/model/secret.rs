@@ -95,7 +95,7 @@ impl SecretFileError {
 enum SecretFileErrorKind {
     #[error("cannot be read: {0}")]
     Read(io::Error),
-    #[error("has mode {0:04o}: others can read it")]
+    #[error("has mode {0:04o}: others can read it, and it must have mode 0600")]
     Open(u32),
     #[error("is no regular file")]
     Kind,

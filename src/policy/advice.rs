@@ -3,12 +3,17 @@
 //! What is an error is found when the bundle is loaded. Advice never stops a gateway: it is for the author, and each kind can be
 //! answered in the policy, by writing it otherwise or by the annotation that its hint names.
 
+use std::collections::BTreeSet;
+
 use cedar_policy::{Policy, PolicySet};
 use serde_json::Value;
 
+use super::anatomy::text_of;
 use super::bundle::Bundle;
-use super::source::{is_entities, place};
-use crate::model::Problem;
+use super::contradiction::{Contradiction, contradiction};
+use super::never;
+use super::source::{SCHEMA, is_entities, place};
+use crate::model::{Problem, did_you_mean};
 
 /// The deepest expression that is looked at.
 const MAX_DEPTH: usize = 200;
@@ -19,6 +24,8 @@ struct Seen {
     file: String,
     place: String,
     json: Value,
+    /// Each `has` for an attribute that nothing declares: where, the text, the attribute.
+    undeclared: Vec<(String, String, String)>,
 }
 
 impl Seen {
@@ -56,20 +63,25 @@ const PARTS: [&str; 3] = ["principal", "action", "resource"];
 pub fn advise(bundle: &Bundle, directory: &str) -> Vec<Problem> {
     let origin =
         if directory.is_empty() { String::new() } else { format!("{}/", directory.trim_end_matches('/')) };
-    let all = seen(bundle);
+    let schema = bundle.files().iter().find(|(name, _)| name == SCHEMA);
+    let schema = schema.and_then(|(_, bytes)| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+    let declared = never::declared(schema);
+    let all = seen(bundle, &declared);
     let mut found = Vec::new();
     for policy in &all {
         unexplained(policy, &origin, &mut found);
         unscoped(policy, &origin, &mut found);
         absence(policy, &origin, &mut found);
         protection(policy, bundle, &origin, &mut found);
+        found.extend(contradictory(policy, &origin));
+        absent(policy, &declared, &origin, &mut found);
         found.extend(useless(policy, &all, &origin));
     }
     found
 }
 
 /// The policies as they stand in the files: the bundle has checked them, so each parses and has an id.
-fn seen(bundle: &Bundle) -> Vec<Seen> {
+fn seen(bundle: &Bundle, declared: &BTreeSet<String>) -> Vec<Seen> {
     let mut all = Vec::new();
     let policies = bundle.files().iter().filter(|(name, _)| name.ends_with(".cedar"));
     for (file, bytes) in policies {
@@ -82,7 +94,11 @@ fn seen(bundle: &Bundle) -> Vec<Seen> {
         for (start, policy) in policies {
             let Ok(json) = policy.to_json() else { continue };
             let id = policy.annotation("id").unwrap_or_default().to_owned();
-            all.push(Seen { id, file: file.clone(), place: place(text, start), json });
+            let undeclared = never::undeclared(&policy, declared).into_iter();
+            let undeclared = undeclared
+                .map(|has| (place(text, has.part.start), has.part.text(text), has.attribute))
+                .collect();
+            all.push(Seen { id, file: file.clone(), place: place(text, start), json, undeclared });
         }
     }
     all
@@ -109,6 +125,23 @@ fn unscoped(policy: &Seen, origin: &str, found: &mut Vec<Problem>) {
 
 fn is_all(part: &Value) -> bool {
     part.get("op").and_then(Value::as_str) == Some("All")
+}
+
+fn contradictory(policy: &Seen, origin: &str) -> Option<Problem> {
+    let Contradiction { one, other } = contradiction(&policy.json)?;
+    let (one, other) = (text_of(&one), text_of(&other));
+    let message = format!("never matches: `{one}` and `{other}` contradict each other");
+    Some(policy.note(origin, message, "correct one of them, or remove the policy"))
+}
+
+/// A `has` that never holds: where it makes the whole policy impossible, the bundle is refused already.
+fn absent(policy: &Seen, declared: &BTreeSet<String>, origin: &str, found: &mut Vec<Problem>) {
+    for (place, text, attribute) in &policy.undeclared {
+        let message = format!("asks `{text}`, which never holds: `{SCHEMA}` declares no `{attribute}`");
+        let usual = || format!("correct the name, or declare it in `{SCHEMA}`");
+        let hint = did_you_mean(attribute, declared.iter().map(String::as_str)).unwrap_or_else(usual);
+        found.push(Problem { place: place.clone(), ..policy.note(origin, message, hint) });
+    }
 }
 
 /// A forbid that holds only `when` an optional fact is there does not hold where the fact is missing.
@@ -301,6 +334,10 @@ mod tests {
             policy("narrow-in", "permit (principal in Tidegate::Team::\"research\", action in [Tidegate::Action::\"read\"], resource in Tidegate::Store::\"lake\");"),
             policy("never", "forbid (principal, action == Tidegate::Action::\"delete\", resource);"),
             policy("dead", "permit (principal in Tidegate::Team::\"ops\", action == Tidegate::Action::\"delete\", resource) when { context.data.level == 0 };"),
+            policy("both", "permit (principal in Tidegate::Team::\"ops\", action == Tidegate::Action::\"infer\", resource) when { context.data.level <= 1 && context.protection.sealed } unless { context.data.level <= 1 };"),
+            policy("two", "permit (principal in Tidegate::Team::\"ops\", action == Tidegate::Action::\"infer\", resource) when { context.data.level == 1 && context.data.level == 2 };"),
+            policy("between", "forbid (principal in Tidegate::Team::\"ops\", action == Tidegate::Action::\"infer\", resource) when { context.data.level > 2 } unless { context.data.level >= 2 };"),
+            policy("has", "permit (principal in Tidegate::Team::\"ops\", action == Tidegate::Action::\"embed\", resource)\nunless { context.chain has agnet || context has nonsense };"),
             policy("twin-1", "permit (principal in Tidegate::Team::\"ops\", action == Tidegate::Action::\"write\", resource) when { context.data.level == 0 };"),
             policy("twin-2", "permit (principal in Tidegate::Team::\"ops\", action == Tidegate::Action::\"write\", resource) when { context.data.level == 0 };"),
         ]

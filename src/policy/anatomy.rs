@@ -1,7 +1,7 @@
 //! Why a policy did or did not match: its head and its conditions, each asked by itself.
 //!
 //! For authors and tests, not for the data path: a situation is rebuilt from the request as a record holds it, and each part of each
-//! policy is asked of Cedar as a permit of its own. A part that cannot be asked alone is asked together with those before it, as Cedar does.
+//! policy is asked of Cedar as a permit of its own: together with those before it, as Cedar does, and behind one that does not hold alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub enum Holds {
     Yes,
     /// It does not.
     No,
-    /// It was not asked: a part before it does not match.
+    /// It was not asked, or cannot be: a part before it does not match.
     Unasked,
     /// It has an error.
     Error,
@@ -82,13 +82,6 @@ pub struct Dissected {
     pub parts: Vec<Part>,
 }
 
-impl Dissected {
-    /// The parts that do not hold.
-    pub fn lacking(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().filter(|part| matches!(part.holds, Holds::No | Holds::Error))
-    }
-}
-
 /// One part, ready to be asked.
 #[derive(Debug)]
 struct Probe {
@@ -101,8 +94,15 @@ struct Probe {
 struct Body {
     info: Arc<PolicyInfo>,
     head: Vec<Probe>,
-    /// Each with all conditions before it.
-    conditions: Vec<Probe>,
+    conditions: Vec<Condition>,
+}
+
+/// A condition, ready to be asked.
+#[derive(Debug)]
+struct Condition {
+    /// With all conditions before it, as Cedar asks it.
+    after: Probe,
+    alone: Probe,
 }
 
 /// The policies of a bundle, taken apart.
@@ -159,7 +159,7 @@ impl Anatomy {
     /// Every policy, with its parts unasked, in order of file and line.
     #[must_use]
     pub fn policies(&self) -> Vec<Dissected> {
-        self.bodies.iter().map(|body| body.dissect(|_| Holds::Unasked)).collect()
+        self.bodies.iter().map(|body| body.dissect(|_| Holds::Unasked, false)).collect()
     }
 
     fn ask(&self, request: &Value, all: bool) -> Result<Vec<Dissected>, AnatomyError> {
@@ -174,7 +174,7 @@ impl Anatomy {
             }
         };
         let wanted = |body: &&Body| all || body.head.iter().all(|probe| ask(probe) == Holds::Yes);
-        Ok(self.bodies.iter().filter(wanted).map(|body| body.dissect(ask)).collect())
+        Ok(self.bodies.iter().filter(wanted).map(|body| body.dissect(ask, all)).collect())
     }
 
     fn situation(&self, record: &Value) -> Result<(Request, Entities), AnatomyError> {
@@ -249,20 +249,31 @@ impl Body {
             let word = if kind == PartKind::When { "when" } else { "unless" };
             let condition = json!({ "kind": word, "body": body });
             let text = condition_text(&permit(&[], std::slice::from_ref(&condition))?);
+            let alone = set(permit(&[], std::slice::from_ref(&condition))?)?;
             asked.push(condition);
-            conditions.push(Probe { kind, text, policies: set(permit(&[], &asked)?)? });
+            let after = Probe { kind, text: text.clone(), policies: set(permit(&[], &asked)?)? };
+            conditions.push(Condition { after, alone: Probe { kind, text, policies: alone } });
         }
         Ok(Self { info, head, conditions })
     }
 
-    fn dissect(&self, ask: impl Fn(&Probe) -> Holds) -> Dissected {
+    /// `on`: what stands behind a condition that does not hold is asked too, by itself. It is part of no decision, and has no side
+    /// effect: what can be told of it is true. What has an error alone hangs on a part before it, such as `context has x`.
+    fn dissect(&self, ask: impl Fn(&Probe) -> Holds, on: bool) -> Dissected {
         let part = |probe: &Probe, holds: Holds| Part { kind: probe.kind, text: probe.text.clone(), holds };
         let mut parts: Vec<Part> = self.head.iter().map(|probe| part(probe, ask(probe))).collect();
         let mut go_on = true;
-        for probe in &self.conditions {
-            let holds = if go_on { ask(probe) } else { Holds::Unasked };
+        for condition in &self.conditions {
+            let holds = match (go_on, on) {
+                (true, _) => ask(&condition.after),
+                (false, false) => Holds::Unasked,
+                (false, true) => match ask(&condition.alone) {
+                    Holds::Error => Holds::Unasked,
+                    told => told,
+                },
+            };
             go_on &= holds == Holds::Yes;
-            parts.push(part(probe, holds));
+            parts.push(part(&condition.after, holds));
         }
         let matches = parts.iter().all(|part| part.holds == Holds::Yes);
         Dissected { info: Arc::clone(&self.info), matches, parts }
@@ -311,6 +322,12 @@ fn permit(head: &[(&str, Value)], conditions: &[Value]) -> Result<Policy, Anatom
 
 fn set(policy: Policy) -> Result<PolicySet, AnatomyError> {
     PolicySet::from_policies([policy]).map_err(|error| wrong(describe(&error)))
+}
+
+/// The text of an expression in Cedar's JSON form, on one line; empty for one that is none.
+pub(super) fn text_of(expression: &Value) -> String {
+    let condition = json!({ "kind": "when", "body": expression });
+    permit(&[], &[condition]).map_or_else(|_| String::new(), |policy| condition_text(&policy))
 }
 
 /// `principal in Tidegate::Team::"research"` of a permit that says no more.

@@ -250,6 +250,11 @@ impl Bundle {
         has(&self.master, kind, id)
     }
 
+    /// The ids of all entities of a kind, in no order.
+    pub fn entity_ids(&self, kind: &str) -> impl Iterator<Item = &str> {
+        self.master.ids(type_name(kind))
+    }
+
     /// All policies, in order of file and line.
     #[must_use]
     pub fn policies(&self) -> Vec<Arc<PolicyInfo>> {

@@ -2,19 +2,22 @@
 //!
 //! All mistakes are collected, each with its file, line and column.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use cedar_policy::{Effect as CedarEffect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    Effect as CedarEffect, Policy, PolicyId, PolicySet, Schema, ValidationMode, ValidationWarning, Validator,
+};
 
 use super::bundle::{Effect, PolicyInfo};
 use super::lint::lint;
-use super::master::Master;
-use super::names::PRINCIPAL_SIDE;
+use super::master::{Master, hint_for};
+use super::names::{NAMESPACE, PRINCIPAL_SIDE};
+use super::never;
 use super::schema::describe;
-use super::source::{Source, help_of, place, place_of};
-use crate::model::Problems;
+use super::source::{SCHEMA, Source, help_of, place, place_of};
+use crate::model::{Problems, did_you_mean, near};
 
 /// The most policies in a bundle.
 const MAX_POLICIES: usize = 10_000;
@@ -203,7 +206,7 @@ fn check_literals(parsed: &Parsed<'_>, master: &Master, source: &Source, problem
             source.path(parsed.file),
             parsed.place_of_text(&format!("\"{}\"", uid.id().escaped())),
             format!("names `{uid}`, which entities.json does not know"),
-            "correct the name, or add the entity",
+            hint_for(&uid, master.ids(Some(uid.type_name().clone()))),
         );
     }
 }
@@ -215,8 +218,17 @@ fn validate(
     source: &Source,
     problems: &mut Problems,
 ) {
-    let result = Validator::new(schema.clone()).validate_with_level(policies, ValidationMode::Strict, LEVEL);
+    let validator = Validator::new(schema.clone());
+    let result = validator.validate_with_level(policies, ValidationMode::Strict, LEVEL);
+    let mut actions: Vec<String> =
+        schema.actions().map(|action| action.id().unescaped().to_owned()).collect();
+    actions.sort();
     let mut found = Vec::new();
+    // What a policy names and nobody knows is why nothing applies to it: that need not be told too.
+    let misnamed: HashSet<&PolicyId> = (result.validation_errors())
+        .filter(|error| error.to_string().contains("unrecognized "))
+        .map(|error| error.policy_id())
+        .collect();
     let mut note = |id: &PolicyId, error: &dyn miette::Diagnostic, usual: &str| {
         let Some(parsed) = by_id.get(id) else { return };
         let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
@@ -231,18 +243,144 @@ fn validate(
         } else {
             usual
         };
-        let key = (parsed.file, offset.unwrap_or(parsed.start), message.to_owned());
-        found.push((key, place(parsed.text, offset.unwrap_or(parsed.start)), help_of(error, usual)));
+        if message.contains("unable to find an applicable action") && misnamed.contains(id) {
+            return;
+        }
+        let offset = offset.unwrap_or(parsed.start);
+        let key = (parsed.file, offset, message.to_owned());
+        found.push((key, place(parsed.text, offset), hint(message, help_of(error, usual), usual, &actions)));
     };
     let wrong = "correct it by what `tidegate.cedarschema` declares";
     result.validation_errors().for_each(|error| note(error.policy_id(), error, wrong));
     // A policy that can never apply, or a text that looks like another, is a mistake too.
     let odd = "correct it, or remove it";
     result.validation_warnings().for_each(|warning| note(warning.policy_id(), warning, odd));
+    let impossible =
+        result.validation_warnings().filter(|w| matches!(w, ValidationWarning::ImpossiblePolicy(_)));
+    let impossible: HashSet<&PolicyId> = impossible.map(|warning| warning.policy_id()).collect();
+    for parsed in impossible.into_iter().filter_map(|id| by_id.get(id)) {
+        let Some(part) = never::culprit(&parsed.policy, &validator) else { continue };
+        found.retain(|(key, ..)| {
+            !(key.0 == parsed.file && key.1 == parsed.start && key.2.contains("is impossible"))
+        });
+        let (part, hint) = absent(source, parsed, part, odd);
+        let message = format!(
+            "the policy never matches: `{}` does not hold for any valid request",
+            part.text(parsed.text)
+        );
+        found.push(((parsed.file, part.start, message), place(parsed.text, part.start), hint));
+    }
     found.sort();
     // The same mistake is found once for each action: one line says it.
     found.dedup_by(|next, first| (next.0.0, next.0.1) == (first.0.0, first.0.1));
     for ((file, _, message), place, help) in found {
         problems.push(source.path(file), place, message, help);
+    }
+}
+
+/// The place within an impossible condition, and what to do: a `has` for what nothing declares says it best.
+fn absent(source: &Source, parsed: &Parsed<'_>, part: never::Part, usual: &str) -> (never::Part, String) {
+    let declared = never::declared(source.text(SCHEMA, &mut Problems::new()).unwrap_or_default());
+    let mut all = never::undeclared(&parsed.policy, &declared).into_iter();
+    match all.find(|has| has.part.start >= part.start && has.part.end <= part.end) {
+        Some(never::Undeclared { part, attribute }) => {
+            let meant = did_you_mean(&attribute, declared.iter().map(String::as_str)).unwrap_or_default();
+            (part, format!("`{SCHEMA}` declares no `{attribute}`; {meant}").trim_end_matches("; ").to_owned())
+        }
+        None => (part, usual.to_owned()),
+    }
+}
+
+/// What Cedar advises, but for names that are not near to what is there: it takes the nearest, however far, and of actions compares the types too.
+fn hint(message: &str, help: String, usual: &str, actions: &[String]) -> String {
+    let quoted = |text: &str| {
+        text.split_once('`').and_then(|(_, rest)| rest.split_once('`')).map(|(name, _)| name.to_owned())
+    };
+    // Of `Tidegate::Action::"x"` the id, of `data.level` the last name.
+    let id = |name: &str| {
+        let name = name.rsplit_once("::").map_or(name, |(_, id)| id).trim_matches('"');
+        name.rsplit_once('.').map_or(name, |(_, last)| last).to_owned()
+    };
+    let Some(wrong) = quoted(message).filter(|_| help.starts_with("did you mean `")) else { return help };
+    if message.starts_with("unrecognized action `") {
+        // The right name in a wrong namespace is meant too.
+        let id = id(&wrong);
+        let same = actions.iter().find(|action| **action == id).map(String::as_str);
+        let meant = same.or_else(|| near(&id, actions.iter().map(String::as_str)));
+        let known = || format!("the actions are {}", actions.join(", "));
+        return meant.map_or_else(known, |meant| format!("did you mean `{NAMESPACE}::Action::\"{meant}\"`?"));
+    }
+    let meant = quoted(&help).unwrap_or_default();
+    if near(&id(&wrong), [id(&meant).as_str()]).is_some() { help } else { usual.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::{Bundle, embedded};
+
+    fn told(policies: &str) -> Vec<String> {
+        let mut files: Vec<(String, Vec<u8>)> = (embedded::FILES.iter())
+            .filter(|(name, _)| !name.ends_with(".cedar"))
+            .map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()))
+            .collect();
+        files.push(("a.cedar".into(), policies.as_bytes().to_vec()));
+        let problems = Bundle::from_files("p", files).unwrap_err();
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_has_that_never_holds_is_told_at_its_place() {
+        let text = "@id(\"a\")\npermit (principal, action == Tidegate::Action::\"infer\", resource)\n\
+                    when { context.data.level <= 1 && context has purpos };";
+        assert_eq!(
+            told(text),
+            [
+                "p/a.cedar: line 3, column 35: the policy never matches: `context has purpos` does not hold for any valid request \
+              (`tidegate.cedarschema` declares no `purpos`; did you mean `purpose`?)"
+            ]
+        );
+    }
+
+    #[test]
+    fn of_several_actions_the_misspelt_one_is_named_with_what_was_meant() {
+        let policy = |actions: &str| {
+            format!(
+                "@id(\"a\") permit (principal, action in [{actions}], resource) when {{ context.data.level <= 1 }};"
+            )
+        };
+        for (first, second, column, meant) in [
+            ("infr", "embed", 40, "did you mean `Tidegate::Action::\"infer\"`?"),
+            ("infer", "embd", 67, "did you mean `Tidegate::Action::\"embed\"`?"),
+            ("infer", "summarise", 67, "the actions are call, delete, "),
+        ] {
+            let told =
+                told(&policy(&format!("Tidegate::Action::\"{first}\", Tidegate::Action::\"{second}\"")));
+            let [told] = told.as_slice() else { panic!("{told:?}") };
+            assert!(
+                told.starts_with(&format!("p/a.cedar: line 1, column {column}: unrecognized action")),
+                "{told}"
+            );
+            assert!(told.contains(meant), "{told}");
+        }
+    }
+
+    #[test]
+    fn far_names_are_not_suggested() {
+        let text = |name: &str| {
+            format!(
+                "@id(\"a\") permit (principal, action == Tidegate::Action::\"infer\", resource) when {{ context.{name} == 3 }};"
+            )
+        };
+        assert!(
+            told(&text("data.levle"))[0].contains("did you mean `level`?"),
+            "{:?}",
+            told(&text("data.levle"))
+        );
+        assert!(told(&text("sata"))[0].contains("did you mean `data`?"), "{:?}", told(&text("sata")));
+        assert!(
+            told(&text("typo"))[0].contains("by what `tidegate.cedarschema` declares"),
+            "{:?}",
+            told(&text("typo"))
+        );
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use cedar_policy::{Entity, EntityId, EntityUid, EvalResult, Schema};
+use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, EvalResult, Schema};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -15,7 +15,7 @@ use super::schema::describe;
 use super::source::{ENTITIES, Source, place};
 use crate::model::{
     ClusterName, DatasetName, Jurisdiction, Jurisdictions, ModelName, Problems, ServiceName, StoreName,
-    TeamName,
+    TeamName, near,
 };
 
 /// An entity with all that contain it.
@@ -125,7 +125,7 @@ impl All {
                 let what = text.split(" at line ").next().unwrap_or("");
                 let path = found.files.get(file).map_or("", |(path, _)| path.as_str());
                 let message = format!("is no JSON list: {what}");
-                found.problems.push(path, place, message, "write a list of entities");
+                found.problems.push(path, place, message, json_hint(what));
                 return None;
             }
         };
@@ -157,6 +157,12 @@ impl All {
 
     fn knows(&self, uid: &EntityUid) -> bool {
         self.parsed.contains_key(uid) || self.broken.contains(uid)
+    }
+
+    /// What to do about a reference that leads nowhere.
+    fn meant(&self, missing: &EntityUid) -> String {
+        let same_type = self.parsed.keys().filter(|uid| uid.type_name() == missing.type_name());
+        hint_for(missing, same_type.map(|uid| uid.id().unescaped()))
     }
 }
 
@@ -224,9 +230,35 @@ impl Master {
         self.records.contains_key(uid)
     }
 
+    /// The ids of all entities of a type, in no order.
+    pub(super) fn ids(&self, kind: Option<EntityTypeName>) -> impl Iterator<Item = &str> {
+        let of_kind = move |uid: &&EntityUid| Some(uid.type_name()) == kind.as_ref();
+        self.records.keys().filter(of_kind).map(|uid| uid.id().unescaped())
+    }
+
     /// The known places and what contains them.
     pub(super) const fn jurisdictions(&self) -> &Jurisdictions {
         &self.jurisdictions
+    }
+}
+
+/// What to do where the file is no JSON list. The place is where the reader noticed, which is behind a comma that is missing.
+fn json_hint(what: &str) -> &'static str {
+    match what {
+        "trailing comma" => "remove the comma before it: none stands behind the last element",
+        "expected `,` or `]`" => {
+            "write a comma before it, behind the element that ends there, or close the list with `]`"
+        }
+        "expected `,` or `}`" => "write a comma before it, or close the object with `}`",
+        "key must be a string" => {
+            "write the key in double quotes; if there is none, remove the comma before this place"
+        }
+        "expected `:`" => "write a colon behind the key",
+        "EOF while parsing a list" => "close the list with `]`",
+        "EOF while parsing an object" => "close the object with `}`",
+        "EOF while parsing a string" => "close the text with a double quote",
+        "trailing characters" => "remove what stands behind the list, or move it into the list",
+        _ => "write a list of entities: `[{\"uid\": …, \"parents\": […], \"attrs\": {…}}, …]`",
     }
 }
 
@@ -288,7 +320,7 @@ fn check(all: &All, names: &Names, file: &str, found: &mut Found<'_>) {
     for (uid, entity) in in_order {
         for missing in entity.parents.iter().filter(|parent| !all.knows(parent)) {
             let message = format!("`{uid}` has the parent `{missing}`, which is not among the entities");
-            found.push(entity.at, message, "correct the name, or add the entity");
+            found.push(entity.at, message, &all.meant(missing));
         }
         let mut references = BTreeSet::new();
         for (_, value) in entity.entity.attrs() {
@@ -298,7 +330,7 @@ fn check(all: &All, names: &Names, file: &str, found: &mut Found<'_>) {
         }
         for missing in references.iter().filter(|reference| !all.knows(reference)) {
             let message = format!("`{uid}` refers to `{missing}`, which is not among the entities");
-            found.push(entity.at, message, "correct the name, or add the entity");
+            found.push(entity.at, message, &all.meant(missing));
         }
         if let Err(message) = check_id(uid, entity) {
             found.push(entity.at, message, "");
@@ -351,6 +383,15 @@ fn check_id(uid: &EntityUid, entity: &Parsed) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// The entity that was probably meant by one that is not there, and else that it is not.
+pub(super) fn hint_for<'a>(missing: &EntityUid, known: impl Iterator<Item = &'a str>) -> String {
+    let near = near(missing.id().unescaped(), known);
+    near.map_or_else(
+        || "correct the name, or add the entity".to_owned(),
+        |id| format!("did you mean `{}::\"{}\"`?", missing.type_name(), EntityId::new(id).escaped()),
+    )
 }
 
 fn collect_references(value: &EvalResult, found: &mut BTreeSet<EntityUid>) {

@@ -30,13 +30,13 @@ pub struct Origin {
 }
 
 /// What was read, whatever it is worth.
-struct Read {
-    source: Source,
-    manifest: Option<Vec<u8>>,
+pub(super) struct Read {
+    pub(super) source: Source,
+    pub(super) manifest: Option<Vec<u8>>,
     /// There was nothing to judge: why is among the problems.
-    nothing: bool,
+    pub(super) nothing: bool,
     /// The hash of the bundle's own files, which a manifest names.
-    own: String,
+    pub(super) own: String,
     /// The hash of everything.
     whole: String,
 }
@@ -58,6 +58,11 @@ impl Origin {
     #[must_use]
     pub fn with_entities(&self, entities: PathBuf) -> Self {
         Self { entities: Some(entities), ..self.clone() }
+    }
+
+    /// What is demanded.
+    pub(super) const fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// Changes with every change of the files, also of those that cannot be read. Of a folder the hash of the bundle, and after a colon that of
@@ -105,14 +110,14 @@ impl Origin {
     }
 
     /// What messages about the manifest name.
-    fn manifest_path(&self) -> String {
+    pub(super) fn manifest_path(&self) -> String {
         match &self.place {
             Place::Folder(folder) => format!("{}/{FILE}", folder.display()),
             Place::Packed(file) => format!("{}: {FILE}", file.display()),
         }
     }
 
-    fn read(&self, problems: &mut Problems) -> Read {
+    pub(super) fn read(&self, problems: &mut Problems) -> Read {
         let mut files = match &self.place {
             Place::Folder(folder) => Files {
                 source: Source::read(folder, problems),

@@ -109,6 +109,17 @@ pub enum DenialReason {
 }
 
 impl DenialReason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::NotPermitted,
+        Self::Forbidden,
+        Self::PolicyError,
+        Self::UnknownEntity,
+        Self::InvalidRequest,
+        Self::NoCandidate,
+        Self::Expired,
+    ];
+
     /// The stable code in responses, records and metrics.
     #[must_use]
     pub const fn code(self) -> &'static str {

@@ -238,6 +238,11 @@ impl Source {
         digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// How many files there are.
+    pub(super) const fn count(&self) -> usize {
+        self.files.len()
+    }
+
     /// The files, taken over.
     pub(super) fn into_files(self) -> Vec<(String, Vec<u8>)> {
         self.files

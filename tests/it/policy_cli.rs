@@ -235,6 +235,174 @@ fn watching_sees_what_is_saved() {
     child.wait().unwrap();
 }
 
+#[test]
+fn a_folder_that_is_not_there_is_not_watched() {
+    let dir = shipped();
+    for args in [["watch", "nowhere"].as_slice(), &["test", "nowhere", "--watch"]] {
+        let (code, text) = policy(dir.path(), args);
+        assert!(code == 3 && text.contains("there is no folder `nowhere` to watch"), "{text}");
+    }
+}
+
+/// A slip in a name is told, and what was meant, before anybody relies on the answer.
+#[test]
+fn names_that_nobody_knows_are_told() {
+    let dir = shipped();
+    let cases = "[defaults]\naction = \"infer\"\nmodel = \"eu/tide-small\"\nresidency = [\"EU\"]\nlevel = \"internal\"\n\n[cases]\n\
+                 \"passes for nothing\" = { team = \"reserch\", deny = true }\n\
+                 \"another code\" = { team = \"ops\", deny = \"policy_denid\" }\n\
+                 \"another policy\" = { team = \"research\", allow = \"research-model\" }\n\
+                 \"the code of a forbid\" = { team = \"research\", level = \"restricted\", deny = \"policy_forbidden\" }\n\
+                 \"meant\" = { team = \"research\", model = \"eu/ghost\", deny = \"unknown_entity\" }\n";
+    fs::write(dir.path().join("policies/tests/names.toml"), cases).unwrap();
+    let (code, text) = policy(dir.path(), &["test", "--filter", "names.toml", "--junit", "junit.xml"]);
+    assert_eq!(code, 1);
+    for part in [
+        "! passes for nothing",
+        "names the team `reserch`, which the entities do not know: did you mean `research`?",
+        "there is no policy `policy_denid`; did you mean `policy_denied`?",
+        "there is no policy `research-model`; did you mean `research-models`?",
+        "3 of 5 cases as expected",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+    let junit = fs::read_to_string(dir.path().join("junit.xml")).unwrap();
+    assert!(junit.contains("<system-err>names the team `reserch`"), "{junit}");
+    let (code, text) = policy(dir.path(), &["check"]);
+    assert!(
+        code == 0
+            && text.contains("warning: case `passes for nothing` names the team `reserch`")
+            && text.contains("--> policies/tests/names.toml, line 8, column 1")
+            && text.ends_with("14 policies: no errors, 1 warning\n"),
+        "{text}"
+    );
+
+    let ask = ["action=infer", "team=reserch", "model=eu/tide-small", "level=public", "residency=EU"];
+    let (code, text) = policy(dir.path(), &[["explain"].as_slice(), &ask].concat());
+    let warning = "warning: the request names the team `reserch`, which the entities do not know: did you mean `research`?\n";
+    assert!(code == 1 && text.starts_with(warning), "{text}");
+    let (_, text) = policy(dir.path(), &[["explain", "--output", "json"].as_slice(), &ask].concat());
+    let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(said["warnings"].as_array().map(Vec::len), Some(1));
+    assert_eq!(said["asked"][0]["nearest"][0]["lacks"].as_array().map(Vec::len), Some(1), "{said:#}");
+    for (args, part) in [
+        (
+            ["explain", "--case", "marketing, confidentia"].as_slice(),
+            "did you mean `marketing, confidential`?",
+        ),
+        (&["explain", "action=inferr"], "did you mean `infer`?"),
+        (&["explain", "tema=research"], "did you mean `team`?"),
+        (&["chek"], "'check'"),
+        (&["explain", "--polices", "p"], "'--policies'"),
+    ] {
+        let (code, text) = policy(dir.path(), args);
+        assert!(code > 1 && text.contains(part), "`{part}` is not in\n{text}");
+    }
+    fs::write(dir.path().join("policies/tests/names.toml"), "[cases]\na = { alow = true }\n").unwrap();
+    assert!(policy(dir.path(), &["test"]).1.contains("did you mean `allow`?"));
+}
+
+/// What a key file must be is said where it is refused.
+#[test]
+fn a_key_that_others_may_read_signs_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = shipped();
+    let key = dir.path().join("policy.pem");
+    tidegate::audit::tree::key::make(&key).unwrap();
+    fs::set_permissions(key, fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, text) = policy(dir.path(), &["bundle", "--key", "policy.pem", "--serial", "9"]);
+    let said = "secret file `policy.pem` has mode 0644: others can read it, and it must have mode 0600";
+    assert!(code == 3 && text.matches(said).count() == 1, "{text}");
+}
+
+/// A release as an operator makes it, and every way in which it is none.
+#[test]
+fn a_release_is_verified_as_a_gateway_does() {
+    let dir = shipped();
+    let at = |name: &str| dir.path().join(name);
+    let key = |name: &str| {
+        tidegate::audit::tree::key::make(&at(name)).unwrap();
+        let (_, text) = policy(dir.path(), &["bundle", "--key", name, "--serial", "1", "--out", "x.tar.gz"]);
+        text.split('"').nth(1).unwrap().to_owned()
+    };
+    let (ours, other) = (key("policy.pem"), key("other.pem"));
+    let bundle = |args: &[&str]| {
+        let usual = ["bundle", "--key", "policy.pem", "--out", "bundle.tar.gz", "--serial"];
+        let (code, text) = policy(dir.path(), &[usual.as_slice(), args].concat());
+        assert_eq!(code, 0, "{text}");
+    };
+    let verify = |args: &[&str]| policy(dir.path(), &[["verify"].as_slice(), args].concat());
+    bundle(&["7", "--expires", "2099-01-01T00:00:00Z"]);
+    let (code, text) = verify(&["bundle.tar.gz", "--key", &ours, "--after", "6"]);
+    let hash = embedded::bundle().unwrap().hash().to_owned();
+    let expected = format!(
+        "bundle.tar.gz: bundle {hash}\n  ✓ archive    6 files\n  ✓ signature  by {}\n  ✓ files      are those that the manifest names\n  \
+         ✓ serial     7, after 6\n  ✓ expiry     2099-01-01T00:00:00Z\n  · proof      nothing is attested; none is demanded\n  \
+         ✓ policies   14 policies\na gateway takes it\n",
+        ours.splitn(3, '+').take(2).collect::<Vec<_>>().join("+")
+    );
+    assert_eq!((code, text), (0, expected));
+    let (_, text) = verify(&["bundle.tar.gz", "--key", &other, "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&json["taken"], &json["manifest"]["serial"], &json["bundle"]),
+        (&false.into(), &7.into(), &hash.into())
+    );
+    assert_eq!(
+        (&json["checks"][1]["what"], &json["checks"][1]["outcome"]),
+        (&"signature".into(), &"wrong".into())
+    );
+
+    let refused = |args: &[&str], part: &str| {
+        let (code, text) = verify(args);
+        assert!(
+            code == 1 && text.contains(part) && text.ends_with("a gateway refuses it\n"),
+            "`{part}` is not in\n{text}"
+        );
+    };
+    refused(&["bundle.tar.gz", "--key", &other], "✗ signature  the manifest cannot be verified");
+    refused(
+        &["bundle.tar.gz", "--key", &ours, "--after", "7"],
+        "✗ serial     has serial 7, under which another",
+    );
+    refused(
+        &["bundle.tar.gz", "--key", &ours, "--after", "8"],
+        "✗ serial     has serial 7, and 8 was served",
+    );
+    refused(&["bundle.tar.gz", "--key", &ours, "--proved"], "✗ proof      has no attestation");
+    refused(&["bundle.tar.gz", "--key", &ours, "--proved"], "✓ policies   14 policies");
+    refused(&["bundle.tar.gz", "--key", &ours, "--claim", "mine"], "✗ proof      has no attestation");
+    refused(&["nowhere.tar.gz", "--key", &ours], "✗ archive    cannot be read: No such file");
+    let whole = fs::read(at("bundle.tar.gz")).unwrap();
+    fs::write(at("half.tar.gz"), &whole[..whole.len() / 2]).unwrap();
+    refused(&["half.tar.gz", "--key", &ours], "✗ archive    is no whole tar.gz");
+    // Other files under the same manifest.
+    let unpacked = tidegate::policy::release::unpack(&whole).unwrap();
+    let manifest = String::from_utf8(unpacked.manifest.unwrap()).unwrap();
+    let mut files = unpacked.files;
+    files.iter_mut().find(|(name, _)| name == "10-safety.cedar").unwrap().1.extend(b"// more\n");
+    fs::write(at("more.tar.gz"), tidegate::policy::release::pack(&manifest, &files).unwrap()).unwrap();
+    refused(&["more.tar.gz", "--key", &ours], "✗ files      the manifest is of another bundle");
+    files.iter_mut().find(|(name, _)| name == "10-safety.cedar").unwrap().1.extend(b"permit (");
+    fs::write(at("broken.tar.gz"), tidegate::policy::release::pack(&manifest, &files).unwrap()).unwrap();
+    refused(&["broken.tar.gz", "--key", &ours], "✗ policies   broken.tar.gz/10-safety.cedar, line");
+    let none = tidegate::policy::release::Manifest::read(manifest.as_bytes(), &[]).unwrap().0;
+    let old = tidegate::policy::release::Manifest { expires: Some(jiff::Timestamp::UNIX_EPOCH), ..none };
+    fs::write(
+        at("old.tar.gz"),
+        tidegate::policy::release::pack(&old.file(None).unwrap(), embedded::bundle().unwrap().files())
+            .unwrap(),
+    )
+    .unwrap();
+    refused(&["old.tar.gz", "--key", &ours], "✗ expiry     expired on 1970-01-01T00:00:00Z");
+    refused(&["old.tar.gz", "--key", &ours], "✗ signature  the manifest is not signed");
+    // A folder, and wrong usage.
+    assert_eq!(policy(dir.path(), &["bundle", "--key", "policy.pem", "--serial", "8"]).0, 0);
+    let (code, text) = verify(&["policies", "--key", &ours]);
+    assert!(code == 0 && text.contains("8; which was served last is not known"), "{text}");
+    assert_eq!(verify(&["bundle.tar.gz"]).0, 2);
+}
+
 /// The fenced block of that language in which the text stands.
 fn block<'a>(page: &'a str, language: &str, text: &str) -> &'a str {
     let mut blocks = page.split("```").skip(1).step_by(2);

@@ -689,7 +689,7 @@ async fn a_recorded_request_is_explained_by_the_policies_of_now() {
     assert!(
         code == 1
             && text.contains(": deny by policy_denied, bundle ")
-            && text.contains("lacks marketing-models"),
+            && text.contains("marketing-models lacks 1 of 3"),
         "{text}"
     );
     let (code, text) = explain(&["--record", id, "--policies", "new"]);

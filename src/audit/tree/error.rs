@@ -77,8 +77,8 @@ pub enum TreeError {
     )]
     Missing(PathBuf),
     /// The signing key file cannot be used.
-    #[error("signing key: {0}")]
-    KeyFile(#[source] SecretFileError),
+    #[error(transparent)]
+    KeyFile(SecretFileError),
     /// The signing key is gone.
     #[error(
         "signing key `{}` is missing, but it signed checkpoints of this journal; restore it from a backup, or move the journal \

@@ -1,6 +1,6 @@
 //! `tidegate policy check`: everything that is wrong with policies, and advice on what is not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Answer, Paint};
 use crate::model::{Problem, Problems};
 use crate::policy::prove::Invariants;
-use crate::policy::suite::Suite;
+use crate::policy::suite::{Suite, Unknown};
 use crate::policy::{Bundle, advise, suite};
 
 /// Check policies, schema, entities, tests and invariants of a directory
@@ -83,18 +83,37 @@ pub(super) fn show(directory: &Path, out: &mut dyn Write) -> anyhow::Result<Answ
 fn examine(directory: &Path) -> (Vec<(Severity, Problem)>, usize) {
     let mut problems = Problems::new();
     let (bundle, _) = Bundle::examine(directory, &mut problems);
-    if directory.join(suite::DIRECTORY).is_dir()
-        && let Err(wrong) = Suite::load(directory)
-    {
-        problems.append(wrong);
+    let mut suite = Suite::default();
+    if directory.join(suite::DIRECTORY).is_dir() {
+        match Suite::load(directory) {
+            Ok(loaded) => suite = loaded,
+            Err(wrong) => problems.append(wrong),
+        }
     }
     Invariants::load(directory, bundle.as_ref(), &mut problems);
     let mut findings: Vec<_> =
         problems.into_vec().into_iter().map(|problem| (Severity::Error, problem)).collect();
     let shown = directory.display().to_string();
     let advice = bundle.iter().flat_map(|bundle| advise(bundle, &shown));
+    let advice = advice.chain(bundle.iter().flat_map(|bundle| unknown_names(&suite, bundle)));
     findings.extend(advice.map(|problem| (Severity::Warning, problem)));
     (findings, bundle.map_or(0, |bundle| bundle.policies().len()))
+}
+
+/// Names in tests that no entity has; of each file each once, for most stand in its defaults.
+fn unknown_names(suite: &Suite, bundle: &Bundle) -> Vec<Problem> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for case in &suite.cases {
+        for Unknown { message, hint } in case.facts.unknown(bundle) {
+            if seen.insert((&case.file, message.clone())) {
+                let place = format!("line {}, column 1", case.line);
+                let message = format!("case `{}` {message}", case.name);
+                found.push(Problem { file: case.file.clone(), place, message, hint });
+            }
+        }
+    }
+    found
 }
 
 fn text(

@@ -13,11 +13,10 @@ use crate::audit::crossing::{self, Found};
 use crate::audit::filter::IdPrefix;
 use crate::audit::subjects::Opener;
 use crate::audit::view::printable;
+use crate::model::{did_you_mean, did_you_mean_of};
 use crate::policy::replay::Trial;
 use crate::policy::suite::{Facts, RUNGS, Suite};
-use crate::policy::{
-    Anatomy, Bundle, Denial, Dissected, Effect, Evaluation, Holds, Part, PartKind, Permit, at,
-};
+use crate::policy::{Anatomy, Bundle, Denial, Dissected, Effect, Evaluation, Holds, Permit, at, nearest};
 
 /// How many permits that did not match are shown.
 const NEAREST: usize = 3;
@@ -27,7 +26,7 @@ const NEAREST: usize = 3;
 /// The request is told in the words of the tests: KEY=VALUE, lists with commas.
 /// Or it is a recorded one (--record), asked of the policies as they are now;
 /// `tidegate audit explain` asks them as they were. Where no permit matches,
-/// those that come nearest are shown, with what each lacked.
+/// those that lack least are shown, with what each lacked.
 /// Exit code 1 if the answer is a denial.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -66,6 +65,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 /// Runs the command.
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
     let bundle = Bundle::load(&args.policies).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    let mut unknown = Vec::new();
     let (subject, decided) = match args.record.as_ref().zip(args.journal.as_deref()) {
         Some((id, journal)) => {
             let record = recorded(id, journal)?;
@@ -77,6 +77,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
         }
         None => {
             let facts = facts(args)?;
+            unknown = facts.unknown(&bundle);
             let ask = facts.ask().context("that is no whole request")?;
             let decided = bundle.decide(&ask.request(), &ask.candidates, &RUNGS);
             let action = facts.action.map_or("asking", crate::model::Action::name);
@@ -85,8 +86,21 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
     };
     let anatomy = Anatomy::new(&bundle)?;
     match args.output {
-        Output::Json => writeln!(out, "{:#}", as_json(&subject, &decided, &anatomy)?)?,
-        Output::Table => print(args, &subject, &decided, &anatomy, out)?,
+        Output::Json => {
+            let mut value = as_json(&subject, &decided, &anatomy)?;
+            let warnings: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+            if let Some(members) = value.as_object_mut() {
+                members.insert("warnings".to_owned(), warnings.into());
+            }
+            writeln!(out, "{value:#}")?;
+        }
+        Output::Table => {
+            let Paint { yellow, plain, .. } = Paint::of_terminal();
+            for warning in &unknown {
+                writeln!(out, "{yellow}warning{plain}: the request {warning}")?;
+            }
+            print(args, &subject, &decided, &anatomy, out)?;
+        }
     }
     Ok(if decided.is_ok() { Answer::Yes } else { Answer::No })
 }
@@ -141,13 +155,21 @@ fn facts(args: &Args) -> anyhow::Result<Facts> {
     for (key, text) in &args.facts {
         told.insert(key.clone(), value(key, text));
     }
-    let told: Facts = toml::Value::from(told).try_into().context("a fact cannot be used")?;
+    let told: Facts = toml::Value::from(told).try_into().map_err(|error: toml::de::Error| {
+        let text = error.to_string().trim().replace('\n', " ");
+        let meant = did_you_mean_of(error.message()).map_or_else(String::new, |meant| format!("; {meant}"));
+        anyhow::anyhow!("a fact cannot be used: {text}{meant}")
+    })?;
     let Some(name) = &args.case else { return Ok(told) };
     let suite = Suite::load(&args.policies).map_err(|problems| anyhow::anyhow!("{problems}"))?;
-    let mut named = suite.cases.into_iter().filter(|case| case.name == *name);
+    let mut named = suite.cases.iter().filter(|case| case.name == *name);
     match (named.next(), named.next()) {
         (Some(case), None) => Ok(told.or(&case.facts)),
-        (None, _) => bail!("no case is called `{name}`: `tidegate policy test --verbose` lists them"),
+        (None, _) => {
+            let meant = did_you_mean(name, suite.cases.iter().map(|case| case.name.as_str()));
+            let all = || "`tidegate policy test --verbose` lists them".to_owned();
+            bail!("no case is called `{name}`: {}", meant.unwrap_or_else(all))
+        }
         (Some(_), Some(_)) => bail!("several cases are called `{name}`: give each a name of its own"),
     }
 }
@@ -179,7 +201,11 @@ fn as_json(subject: &Subject, decided: &Result<Permit, Denial>, anatomy: &Anatom
     let mut asked = Vec::new();
     for evaluation in evaluations {
         let policies = anatomy.dissect(&at(&request, evaluation))?;
-        asked.push(json!({ "evaluation": evaluation, "policies": policies }));
+        let nearest = if is_default_denial(evaluation) { nearest(&policies, NEAREST) } else { Vec::new() };
+        let lacks = |policy: &&Dissected| policy.lacking().map(|part| part.text.clone()).collect::<Vec<_>>();
+        let nearest: Vec<_> =
+            (nearest.iter()).map(|policy| json!({ "id": policy.info.id, "lacks": lacks(policy) })).collect();
+        asked.push(json!({ "evaluation": evaluation, "policies": policies, "nearest": nearest }));
     }
     let (decision, code, detail) = match decided {
         Ok(_) => ("allow", None, None),
@@ -255,51 +281,37 @@ fn print(
         let decided = |policy: &&Dissected| evaluation.policies.contains(&policy.info.id);
         for policy in policies.iter().filter(decided) {
             let verb = if policy.info.effect == Effect::Permit { "permitted by" } else { "forbidden by" };
-            show_policy(policy, verb, paint, args, out)?;
+            show_policy(policy, &format!("{verb} {}", policy.info.id), paint, args, out)?;
         }
         if args.all {
             for policy in policies.iter().filter(|policy| !decided(policy)) {
-                show_policy(
-                    policy,
-                    if policy.matches { "matches" } else { "does not match" },
-                    paint,
-                    args,
-                    out,
-                )?;
+                let verb = if policy.matches { "matches" } else { "does not match" };
+                show_policy(policy, &format!("{verb} {}", policy.info.id), paint, args, out)?;
             }
-        } else if !evaluation.allowed && evaluation.policies.is_empty() && evaluation.errors.is_empty() {
+        } else if is_default_denial(evaluation) {
             writeln!(out, "    {dim}no permit matches; nearest:{plain}")?;
-            for policy in nearest(&policies) {
-                show_policy(policy, "lacks", paint, args, out)?;
+            for policy in nearest(&policies, NEAREST) {
+                let said = format!(
+                    "{} lacks {} of {}",
+                    policy.info.id,
+                    policy.lacking().count(),
+                    policy.parts.len()
+                );
+                show_policy(policy, &said, paint, args, out)?;
             }
         }
     }
     Ok(())
 }
 
-/// The permits for this action that lack least, first in their head, then in the number of conditions.
-fn nearest(policies: &[Dissected]) -> Vec<&Dissected> {
-    let mut permits: Vec<&Dissected> = policies
-        .iter()
-        .filter(|policy| policy.info.effect == Effect::Permit && !policy.matches)
-        .filter(|policy| policy.lacking().all(|part| part.kind != PartKind::Action))
-        .collect();
-    permits.sort_by_key(|policy| {
-        let head = policy.lacking().filter(|part| !is_condition(part)).count();
-        let unasked = policy.parts.iter().filter(|part| part.holds == Holds::Unasked).count();
-        (head, policy.lacking().count() + unasked)
-    });
-    permits.truncate(NEAREST);
-    permits
-}
-
-const fn is_condition(part: &Part) -> bool {
-    matches!(part.kind, PartKind::When | PartKind::Unless)
+/// Whether nothing matched at all.
+fn is_default_denial(evaluation: &Evaluation) -> bool {
+    !evaluation.allowed && evaluation.policies.is_empty() && evaluation.errors.is_empty()
 }
 
 fn show_policy(
     policy: &Dissected,
-    verb: &str,
+    said: &str,
     paint: Paint,
     args: &Args,
     out: &mut dyn Write,
@@ -307,7 +319,7 @@ fn show_policy(
     let Paint { red, green, dim, plain, .. } = paint;
     let info = &policy.info;
     let place = args.policies.join(&info.file);
-    writeln!(out, "    {verb} {}   {dim}{}:{}{plain}", info.id, place.display(), info.line)?;
+    writeln!(out, "    {said}   {dim}{}:{}{plain}", place.display(), info.line)?;
     if let Some(reason) = &info.reason {
         writeln!(out, "      {dim}{reason}{plain}")?;
     }

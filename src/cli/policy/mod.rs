@@ -8,6 +8,7 @@ mod plan;
 mod prove;
 mod shadow;
 mod test;
+mod verify;
 mod watch;
 
 use std::io::{self, IsTerminal as _};
@@ -27,6 +28,7 @@ pub(super) enum Policy {
     Test(test::Args),
     Explain(explain::Args),
     Plan(plan::Args),
+    Verify(verify::Args),
     Watch(watch::Args),
 }
 
@@ -42,6 +44,7 @@ pub(super) fn run(command: &Policy) -> anyhow::Result<Answer> {
         Policy::Test(args) => test::run(args, &mut out),
         Policy::Explain(args) => explain::run(args, &mut out),
         Policy::Plan(args) => plan::run(args, &mut out),
+        Policy::Verify(args) => verify::run(args, &mut out),
         Policy::Watch(args) => watch::run(args, &mut out),
     }
 }

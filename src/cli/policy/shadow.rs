@@ -92,7 +92,16 @@ fn print(found: &Report, out: &mut dyn Write) -> io::Result<()> {
             write!(out, "; {count} {what}")?;
         }
     }
-    writeln!(out)
+    writeln!(out)?;
+    if found.unsummed > 0 {
+        writeln!(
+            out,
+            "{dim}{} of these are not in the gateway's sums yet, which it writes once a minute and when it stops: more may have \
+             been compared{plain}",
+            found.unsummed
+        )?;
+    }
+    Ok(())
 }
 
 fn outcome(outcome: &ShadowOutcome<'_>) -> String {

@@ -118,13 +118,17 @@ fn print(
     time: Duration,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
-    let Paint { red, green, dim, plain, .. } = Paint::of_terminal();
+    let Paint { red, yellow, green, dim, plain } = Paint::of_terminal();
     for case in &report.cases {
-        let CaseReport { file, line, name, got, problems } = case;
-        if !problems.is_empty() {
-            writeln!(out, "{red}✗{plain} {name}\n    {dim}{file}:{line}{plain}\n    {got}")?;
+        let CaseReport { file, line, name, got, problems, warnings } = case;
+        if !problems.is_empty() || !warnings.is_empty() {
+            let (colour, mark) = if problems.is_empty() { (yellow, "!") } else { (red, "✗") };
+            writeln!(out, "{colour}{mark}{plain} {name}\n    {dim}{file}:{line}{plain}\n    {got}")?;
             for problem in problems {
                 writeln!(out, "    {red}{problem}{plain}")?;
+            }
+            for warning in warnings {
+                writeln!(out, "    {yellow}{warning}{plain}")?;
             }
         } else if args.verbose {
             writeln!(out, "{green}✓{plain} {name}   {dim}{got}{plain}")?;
@@ -199,7 +203,10 @@ fn junit(report: &SuiteReport) -> Report {
             status.set_message(case.problems.join("; "));
             status.set_description(format!("{}:{}: {}", case.file, case.line, case.got));
         }
-        let test = TestCase::new(case.name.as_str(), status);
+        let mut test = TestCase::new(case.name.as_str(), status);
+        if !case.warnings.is_empty() {
+            test.set_system_err(case.warnings.join("\n"));
+        }
         match suites.last_mut().filter(|suite| suite.name.as_str() == case.file) {
             Some(suite) => suite.add_test_case(test),
             None => {

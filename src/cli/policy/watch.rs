@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use anyhow::ensure;
+
 use super::Answer;
 use super::{check, explain, test};
 use crate::policy::{prove, suite};
@@ -52,6 +54,11 @@ pub(super) fn forever(
     out: &mut dyn Write,
     mut work: impl FnMut(&mut dyn Write) -> anyhow::Result<()>,
 ) -> anyhow::Result<Answer> {
+    ensure!(
+        directory.is_dir(),
+        "there is no folder `{}` to watch: name the folder of the policies",
+        directory.display()
+    );
     loop {
         // Before the work: what is saved meanwhile is seen.
         let seen = state(directory);

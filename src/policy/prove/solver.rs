@@ -39,6 +39,17 @@ pub enum SolverError {
         /// The first line of its answer.
         answer: String,
     },
+    /// It is there, and the system cannot start it.
+    #[error(
+        "`{program}` does not start: {said} (`ldd {program}` lists the libraries that it needs: install those that are missing, \
+         or take the static build of https://github.com/cvc5/cvc5/releases and set CVC5 to its path)"
+    )]
+    Libraries {
+        /// What was tried.
+        program: String,
+        /// What the loader said.
+        said: String,
+    },
     /// It does not answer.
     #[error("`{program} --version` did not end within {} s", PATIENCE.as_secs())]
     Silent {
@@ -102,7 +113,48 @@ fn version(program: &Path) -> Result<String, SolverError> {
         Ok(first)
     } else {
         let error = String::from_utf8_lossy(&answer.stderr);
+        if let Some(said) = error.lines().find(|line| is_of_loader(line)) {
+            return Err(SolverError::Libraries { program: shown(), said: said.chars().take(300).collect() });
+        }
         let said = if first.is_empty() { error.lines().next().unwrap_or_default() } else { &first };
         Err(SolverError::Other { program: shown(), answer: said.chars().take(200).collect() })
+    }
+}
+
+/// Whether the line is of the dynamic loader: of glibc, of musl, of macOS.
+fn is_of_loader(line: &str) -> bool {
+    ["error while loading shared libraries", "Error loading shared library", "Library not loaded"]
+        .iter()
+        .any(|said| line.contains(said))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// What `version` says of a program with this text.
+    fn told(script: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("cvc5");
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let told = match version(&program) {
+            Ok(version) => version,
+            Err(error) => error.to_string(),
+        };
+        told.replace(&program.display().to_string(), "CVC5")
+    }
+
+    #[test]
+    fn why_a_solver_does_not_start_is_said() {
+        let loader =
+            "cvc5: error while loading shared libraries: libcvc5.so.1: cannot open shared object file";
+        let said = told(&format!("#!/bin/sh\necho '{loader}' >&2\nexit 127\n"));
+        assert!(said.starts_with(&format!("`CVC5` does not start: {loader} (`ldd CVC5`")), "{said}");
+        let said = told("#!/bin/sh\necho 'segmentation fault' >&2\nexit 139\n");
+        assert!(said.starts_with("`CVC5` is no cvc5: `--version` says `segmentation fault`"), "{said}");
+        assert_eq!(told("#!/bin/sh\necho 'This is cvc5 version 1.0.3'\n"), "This is cvc5 version 1.0.3");
     }
 }

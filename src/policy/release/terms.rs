@@ -123,7 +123,8 @@ impl ReleaseError {
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::Missing | Self::Manifest(ManifestError::Unsigned) => {
-                "sign it: `tidegate policy bundle DIR --key KEY --serial N`"
+                "sign it: `tidegate policy bundle DIR --key KEY --serial N`, and with `--proof PROOF` if `policy.attestation` \
+                 is \"required\""
             }
             Self::Manifest(_) => {
                 "fetch it again; compare `policy.keys` with what `tidegate policy bundle` prints"
@@ -160,27 +161,13 @@ impl Terms {
         let Some(manifest) = manifest else {
             return if self.are_none() { Ok(None) } else { Err(ReleaseError::Missing) };
         };
-        let (manifest, signer) = Manifest::read(manifest, &self.keys)?;
-        if manifest.bundle != files {
-            return Err(ReleaseError::OtherFiles { named: manifest.bundle, found: files.to_owned() });
-        }
-        let serial = manifest.serial;
-        let served = match &moment.last {
-            Some(last) if serial < last.serial => {
-                return Err(ReleaseError::Rollback { serial, last: last.serial });
-            }
-            Some(last) if serial == last.serial && last.bundle != files => {
-                return Err(ReleaseError::Reused(serial));
-            }
-            last => last.as_ref().is_some_and(|last| serial == last.serial),
-        };
-        // One that is served already goes on as `expired` says.
-        if let Some(expires) = manifest.expires.filter(|expires| *expires <= moment.now && !served) {
-            return Err(ReleaseError::Expired(expires));
-        }
+        let (manifest, signer) = self.signed(manifest)?;
+        Self::same_files(&manifest, files)?;
+        let served = Self::serial(&manifest, files, moment)?;
+        Self::expiry(&manifest, served, moment)?;
         let overridden = self.attestation(&manifest, signer.as_deref())?;
         Ok(Some(Release {
-            serial,
+            serial: manifest.serial,
             expires: manifest.expires,
             denies_expired: self.expired == Expired::Deny,
             signer,
@@ -189,8 +176,54 @@ impl Terms {
         }))
     }
 
+    /// The manifest, and who signed it.
+    pub(in crate::policy) fn signed(
+        &self,
+        manifest: &[u8],
+    ) -> Result<(Manifest, Option<Arc<str>>), ReleaseError> {
+        Ok(Manifest::read(manifest, &self.keys)?)
+    }
+
+    /// That the files are those of the manifest.
+    pub(in crate::policy) fn same_files(manifest: &Manifest, files: &str) -> Result<(), ReleaseError> {
+        if manifest.bundle == files {
+            return Ok(());
+        }
+        Err(ReleaseError::OtherFiles { named: manifest.bundle.clone(), found: files.to_owned() })
+    }
+
+    /// Whether this very release was served already. A lower serial than the last, or the same for other files, is refused.
+    pub(in crate::policy) fn serial(
+        manifest: &Manifest,
+        files: &str,
+        moment: &Moment,
+    ) -> Result<bool, ReleaseError> {
+        let serial = manifest.serial;
+        match &moment.last {
+            Some(last) if serial < last.serial => Err(ReleaseError::Rollback { serial, last: last.serial }),
+            Some(last) if serial == last.serial && last.bundle != files => Err(ReleaseError::Reused(serial)),
+            last => Ok(last.as_ref().is_some_and(|last| serial == last.serial)),
+        }
+    }
+
+    /// That it is not over. One that is served already goes on as `expired` says.
+    pub(in crate::policy) fn expiry(
+        manifest: &Manifest,
+        served: bool,
+        moment: &Moment,
+    ) -> Result<(), ReleaseError> {
+        match manifest.expires.filter(|expires| *expires <= moment.now && !served) {
+            Some(expires) => Err(ReleaseError::Expired(expires)),
+            None => Ok(()),
+        }
+    }
+
     /// Whether what is demanded was waived by an override.
-    fn attestation(&self, manifest: &Manifest, signer: Option<&str>) -> Result<bool, ReleaseError> {
+    pub(in crate::policy) fn attestation(
+        &self,
+        manifest: &Manifest,
+        signer: Option<&str>,
+    ) -> Result<bool, ReleaseError> {
         let Some(demanded) = &self.attested else { return Ok(false) };
         if manifest.override_reason.is_some() {
             return if signer.is_some() { Ok(true) } else { Err(ReleaseError::Override) };

@@ -3,6 +3,7 @@
 //! The tests ask the very engine that decides in the gateway ([`Bundle::decide`](super::Bundle::decide)); nothing here knows Cedar.
 
 mod case;
+mod known;
 mod report;
 
 use std::fs;
@@ -13,10 +14,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use case::{Ask, FactError, Facts, OneOrMore, RUNGS, Wanted};
+pub use known::Unknown;
 pub use report::{CaseReport, ConditionCoverage, PolicyCoverage, SuiteReport};
 
 use super::source::position;
-use crate::model::Problems;
+use crate::model::{Problems, did_you_mean_of};
 
 /// The directory of test files within that of the policies.
 pub const DIRECTORY: &str = "tests";
@@ -102,7 +104,9 @@ impl Suite {
             Err(error) => {
                 let place =
                     error.span().map_or_else(String::new, |span| super::source::place(text, span.start));
-                problems.push(file, place, error.message(), "docs/policies.md lists what a case can say");
+                let message = error.message();
+                let usual = || "docs/policies.md lists what a case can say".to_owned();
+                problems.push(file, place, message, did_you_mean_of(message).unwrap_or_else(usual));
                 return;
             }
         };

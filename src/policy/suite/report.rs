@@ -6,7 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Case, RUNGS, Suite, Wanted};
-use crate::policy::{Anatomy, AnatomyError, Bundle, Denial, Dissected, Effect, Holds, PartKind, Permit, at};
+use crate::model::did_you_mean;
+use crate::policy::{
+    Anatomy, AnatomyError, Bundle, Denial, DenialReason, Dissected, Effect, Holds, PartKind, Permit, at,
+};
 
 /// What became of a case.
 #[derive(Debug, Clone, Serialize)]
@@ -21,6 +24,8 @@ pub struct CaseReport {
     pub got: String,
     /// What is not as expected; empty if all is.
     pub problems: Vec<String>,
+    /// Names that no entity has: the case may not test what it says.
+    pub warnings: Vec<String>,
 }
 
 /// How often a policy decided.
@@ -122,6 +127,7 @@ impl Suite {
                 name: case.name.clone(),
                 got: words(&answer),
                 problems: problems(case, &answer, bundle),
+                warnings: case.facts.unknown(bundle).iter().map(ToString::to_string).collect(),
             });
         }
         let coverage = anatomy.policies().into_iter().map(|policy| seen.coverage(policy)).collect();
@@ -258,7 +264,10 @@ fn unknown(wanted: Option<&Wanted>, bundle: &Bundle) -> Option<String> {
         Wanted::Among(id) => std::slice::from_ref(id),
         Wanted::Exactly(ids) => ids,
     };
-    let code = |id: &str| matches!(id, "policy_denied" | "policy_error" | "unknown_entity" | "no_candidate");
-    let missing = ids.iter().find(|id| bundle.policy(id).is_none() && !code(id))?;
-    Some(format!("there is no policy `{missing}`"))
+    let codes = DenialReason::ALL.map(DenialReason::code);
+    let missing = ids.iter().find(|id| bundle.policy(id).is_none() && !codes.contains(&id.as_str()))?;
+    let policies = bundle.policies();
+    let known = policies.iter().map(|policy| policy.id.as_ref()).chain(codes);
+    let meant = did_you_mean(missing, known).map_or_else(String::new, |meant| format!("; {meant}"));
+    Some(format!("there is no policy `{missing}`{meant}"))
 }

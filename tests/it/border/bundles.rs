@@ -9,6 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tidegate::app;
 use tidegate::model::note::Signer;
+use tidegate::model::{Clock as _, SystemClock};
+use tidegate::net::{Authority, Subject};
 use tidegate::policy::{Bundle, embedded};
 
 use super::bundles_fixture::{Release, Server, signer};
@@ -496,4 +498,58 @@ fn what_cannot_work_is_told_by_check() {
         let told = told(of_policy, &more);
         assert!(told.contains(part), "`{part}` is not in\n{told}");
     }
+}
+
+/// What is fetched before a gateway starts cannot be checked before: that is no mistake of the configuration.
+#[test]
+fn what_was_never_fetched_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tidegate.toml");
+    embedded::write_to(&dir.path().join("policies")).unwrap();
+    let authority = Authority::new("test", SystemClock.now()).unwrap();
+    authority.issue(Subject::Server(&["localhost"])).unwrap().write(dir.path(), "server").unwrap();
+    let write = |more: &str| {
+        let text = configuration("127.0.0.1:0", &["http://127.0.0.1:9".to_owned()], more);
+        std::fs::write(&file, text).unwrap();
+    };
+    let remote = "[policy.remote]\nurl = \"http://127.0.0.1:9/bundle.tar.gz\"\n";
+    write(remote);
+    let warnings = app::check_file(&file).unwrap().to_string();
+    assert!(
+        warnings.contains("policy.remote: nothing was fetched from `http://127.0.0.1:9/bundle.tar.gz` yet")
+            && warnings.contains("`tidegate serve` fetches it before it starts, and does not start without"),
+        "{warnings}"
+    );
+    let check = |output: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["check", "--output", output, "--config"])
+            .arg(&file)
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = check("table");
+    assert!(
+        code == 0
+            && text.contains("warning: nothing was fetched")
+            && text.ends_with("no problems, 1 warning\n"),
+        "{text}"
+    );
+    let (code, text) = check("json");
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, json.as_array().map(Vec::len), &json[0]["severity"]), (0, Some(1), &"warning".into()));
+    // What is wrong elsewhere stays an error, and so does a file that was fetched and cannot be used.
+    write(&format!("{remote}[nonsense]\nx = 1\n"));
+    let problems = app::check_file(&file).unwrap_err().to_string();
+    assert!(problems.contains("nonsense") && !problems.contains("bundle.tar.gz"), "{problems}");
+    write(remote);
+    let kept = dir.path().join("journal/policy");
+    std::fs::create_dir_all(&kept).unwrap();
+    std::fs::write(kept.join("bundle.tar.gz"), "x").unwrap();
+    assert!(app::check_file(&file).unwrap_err().to_string().contains("is no whole tar.gz"));
+    std::fs::remove_file(kept.join("bundle.tar.gz")).unwrap();
+    write("[policy.entities]\nurl = \"http://127.0.0.1:9/entities.json\"\n");
+    let warnings = app::check_file(&file).unwrap().to_string();
+    assert!(warnings.contains("policy.entities: nothing was fetched"), "{warnings}");
 }

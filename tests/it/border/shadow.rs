@@ -83,6 +83,32 @@ fn events(border: &[Value], name: &str) -> Vec<Value> {
     border.iter().filter(|record| record["event"] == name).cloned().collect()
 }
 
+/// Divergences are told within seconds and sums once a minute: what is listed is counted all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_runs_the_totals_are_of_what_is_listed() {
+    let recorder = Recorder::start().await;
+    let border = start(&recorder, SHADOW, |dir| propose(dir, CLOSED)).await;
+    compared(&border).await;
+    ask(&border, 200).await;
+    let told = || async { reported(border.dir.path(), &[]).1 };
+    eventually("a group", || async { told().await.contains("1 × call: decision differs") }).await;
+    let (code, text) = reported(border.dir.path(), &[]);
+    assert!(
+        code == 1
+            && text.contains("1 decisions compared, 1 differ\n1 of these are not in the gateway's sums"),
+        "{text}"
+    );
+    let (_, text) = reported(border.dir.path(), &["--output", "json"]);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let counts = ["compared", "diverged", "unsummed"].map(|name| json[name].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, 1], "{json:#}");
+    // At its end the gateway writes the sums.
+    let dir = border.dir;
+    border.running.shutdown().await;
+    let (_, text) = reported(dir.path(), &[]);
+    assert!(text.ends_with("1 decisions compared, 1 differ\n"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_candidate_is_compared_and_the_live_policies_alone_decide() {
     let recorder = Recorder::start().await;
