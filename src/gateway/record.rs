@@ -277,9 +277,9 @@ mod tests {
     use crate::gateway::exchange::Asked;
     use crate::message::Target;
     use crate::model::{
-        Action, AuditMode, Authn, Candidate, Chain, ClusterName, Floor, IdentityRule, Label, Level, Objects,
-        Origin, Principal, PrincipalKind, Protection, Resource, RouteKind, UpstreamRef,
+        Action, AuditMode, Floor, IdentityRule, Label, Level, Objects, Principal, Protection, Resource, RouteKind,
     };
+    use crate::policy::fixtures::{self, label, researcher};
     use crate::policy::{AuthzRequest, embedded};
     use crate::route::{PathPattern, Route};
     use crate::telemetry::TraceText;
@@ -287,41 +287,9 @@ mod tests {
     /// The payloads of both records, the list of evaluations, and the channel on which the decision is awaited.
     const ALLOCATIONS: u64 = 4;
 
-    fn principal() -> Principal {
-        Principal {
-            kind: PrincipalKind::User,
-            id: "https://issuer.example|ada".into(),
-            tenant: "acme".parse().unwrap(),
-            teams: vec!["research".parse().unwrap()],
-            authn: Authn::Jwt,
-            chain: Chain::default(),
-            issued_at: None,
-            expires_at: None,
-            credential: Some("00ff".into()),
-        }
-    }
-
     fn permit(principal: &Principal, label: &Label) -> Permit {
-        let cluster: ClusterName = "eu".parse().unwrap();
-        let candidate = Candidate {
-            resource: Resource::Model { cluster: cluster.clone(), model: "tide-small".parse().unwrap() },
-            destination: Some(cluster.clone()),
-            upstream: UpstreamRef::Cluster(cluster),
-            can_open: None,
-        };
-        let request = AuthzRequest {
-            principal,
-            action: Action::Infer,
-            label,
-            method: "POST",
-            path: "/v1/chat/completions",
-            bytes: 100,
-            stream: false,
-            max_tokens: None,
-            peer: [127, 0, 0, 1].into(),
-            now: "2026-11-24T12:00:00Z".parse().unwrap(),
-            purpose: Some("trial"),
-        };
+        let request = AuthzRequest { purpose: Some("trial"), ..fixtures::request(principal, label) };
+        let candidate = fixtures::on("eu", "tide-small");
         embedded::bundle().unwrap().decide(&request, &[candidate], &[Protection::None]).unwrap()
     }
 
@@ -385,8 +353,7 @@ mod tests {
         let settings = Settings { directory: folder.path().join("journal"), ..Settings::default() };
         let audit = Audit::open(&settings, Instance { name: "border-1".into(), version: "0" }).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let residency = ["EU".parse().unwrap()].into_iter().collect();
-        let (who, label) = (principal(), Label { level: Level::Internal, residency, origin: Origin::Route });
+        let (who, label) = (researcher(), label(Level::Internal, "EU"));
         let permit = permit(&who, &label);
         let facts = facts(who, label, permit.candidate().resource.clone());
         let crossing = || runtime.block_on(cross(&audit, &facts, &permit));
@@ -400,8 +367,7 @@ mod tests {
     /// What is written is what a reader makes of it, with the path that the record shows.
     #[test]
     fn a_context_is_the_cedar_request_or_an_empty_object() {
-        let residency = ["EU".parse().unwrap()].into_iter().collect();
-        let (who, label) = (principal(), Label { level: Level::Internal, residency, origin: Origin::Route });
+        let (who, label) = (researcher(), label(Level::Internal, "EU"));
         let permit = permit(&who, &label);
         let context = Context(Some(permit.request().shown("/b/hmac:00".into())));
         let mut expected = serde_json::to_value(permit.request()).unwrap();

@@ -6,7 +6,7 @@ use crate::model::{
 };
 use crate::policy::AuthzRequest;
 
-pub(super) fn researcher() -> Principal {
+pub(crate) fn researcher() -> Principal {
     Principal {
         kind: PrincipalKind::User,
         id: "https://issuer.example|ada".into(),
@@ -20,11 +20,11 @@ pub(super) fn researcher() -> Principal {
     }
 }
 
-pub(super) fn label(level: Level, residency: &str) -> Label {
+pub(crate) fn label(level: Level, residency: &str) -> Label {
     Label { level, residency: [residency.parse().unwrap()].into_iter().collect(), origin: Origin::Route }
 }
 
-pub(super) fn request<'a>(principal: &'a Principal, label: &'a Label) -> AuthzRequest<'a> {
+pub(crate) fn request<'a>(principal: &'a Principal, label: &'a Label) -> AuthzRequest<'a> {
     AuthzRequest {
         principal,
         action: Action::Infer,
@@ -40,7 +40,7 @@ pub(super) fn request<'a>(principal: &'a Principal, label: &'a Label) -> AuthzRe
     }
 }
 
-pub(super) fn on(cluster: &str, model: &str) -> Candidate {
+pub(crate) fn on(cluster: &str, model: &str) -> Candidate {
     let cluster: ClusterName = cluster.parse().unwrap();
     let resource = Resource::Model { cluster: cluster.clone(), model: model.parse().unwrap() };
     Candidate {

@@ -19,7 +19,7 @@ pub mod embedded;
 mod engine;
 mod entities;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod format;
 mod index;
 mod lint;
