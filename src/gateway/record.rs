@@ -277,7 +277,8 @@ mod tests {
     use crate::gateway::exchange::Asked;
     use crate::message::Target;
     use crate::model::{
-        Action, AuditMode, Floor, IdentityRule, Label, Level, Objects, Principal, Protection, Resource, RouteKind,
+        Action, AuditMode, Floor, IdentityRule, Label, Level, Objects, Principal, Protection, Resource,
+        RouteKind,
     };
     use crate::policy::fixtures::{self, label, researcher};
     use crate::policy::{AuthzRequest, embedded};

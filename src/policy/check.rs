@@ -25,6 +25,10 @@ const MAX_POLICIES: usize = 10_000;
 const MAX_ID: usize = 128;
 /// How many entities a policy may look through from the variables: what lets a decision see only a few entities.
 const LEVEL: u32 = 1;
+/// What Cedar says where a fact is read that may be absent,
+const UNGUARDED: &str = "unable to guarantee safety of access to optional attribute";
+/// and of a policy that never matches.
+const IMPOSSIBLE: &str = "is impossible";
 
 /// The checked policies.
 #[derive(Debug)]
@@ -225,10 +229,13 @@ fn validate(
     actions.sort();
     let mut found = Vec::new();
     // What a policy names and nobody knows is why nothing applies to it: that need not be told too.
-    let misnamed: HashSet<&PolicyId> = (result.validation_errors())
-        .filter(|error| error.to_string().contains("unrecognized "))
-        .map(|error| error.policy_id())
-        .collect();
+    let among = |wanted: fn(&str) -> bool| -> HashSet<&PolicyId> {
+        let errors = result.validation_errors().filter(|error| wanted(&error.to_string()));
+        errors.map(|error| error.policy_id()).collect()
+    };
+    let misnamed = among(|error| error.contains("unrecognized "));
+    // Behind its first mistake Cedar forgets what `has` said of a policy.
+    let mistaken = among(|error| !error.contains(UNGUARDED));
     let mut note = |id: &PolicyId, error: &dyn miette::Diagnostic, usual: &str| {
         let Some(parsed) = by_id.get(id) else { return };
         let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
@@ -243,7 +250,8 @@ fn validate(
         } else {
             usual
         };
-        if message.contains("unable to find an applicable action") && misnamed.contains(id) {
+        let follows = message.contains("unable to find an applicable action") || message.contains(IMPOSSIBLE);
+        if follows && misnamed.contains(id) || message.contains(UNGUARDED) && mistaken.contains(id) {
             return;
         }
         let offset = offset.unwrap_or(parsed.start);
@@ -258,10 +266,10 @@ fn validate(
     let impossible =
         result.validation_warnings().filter(|w| matches!(w, ValidationWarning::ImpossiblePolicy(_)));
     let impossible: HashSet<&PolicyId> = impossible.map(|warning| warning.policy_id()).collect();
-    for parsed in impossible.into_iter().filter_map(|id| by_id.get(id)) {
+    for parsed in impossible.difference(&misnamed).filter_map(|id| by_id.get(id)) {
         let Some(part) = never::culprit(&parsed.policy, &validator) else { continue };
         found.retain(|(key, ..)| {
-            !(key.0 == parsed.file && key.1 == parsed.start && key.2.contains("is impossible"))
+            !(key.0 == parsed.file && key.1 == parsed.start && key.2.contains(IMPOSSIBLE))
         });
         let (part, hint) = absent(source, parsed, part, odd);
         let message = format!(
@@ -362,6 +370,26 @@ mod tests {
             );
             assert!(told.contains(meant), "{told}");
         }
+    }
+
+    #[test]
+    fn one_mistake_is_told_once() {
+        let text = |action: &str, fact: &str| {
+            format!(
+                "@id(\"a\") permit (principal, action == Tidegate::Action::\"{action}\", resource)\n\
+                 when {{ context has destination && {fact} <= 1 && context.destination == Tidegate::Cluster::\"eu\" }};"
+            )
+        };
+        for (action, fact, says) in [
+            ("infer", "context.data.levl", "did you mean `level`?"),
+            ("infer", "context.request.method", "expected"),
+            ("embedd", "context.data.level", "did you mean `Tidegate::Action::\"embed\"`?"),
+        ] {
+            let told = told(&text(action, fact));
+            assert!(matches!(told.as_slice(), [only] if only.contains(says)), "{told:?}");
+        }
+        let unguarded = text("infer", "context.data.level").replace("context has destination && ", "");
+        assert!(told(&unguarded)[0].contains("optional attribute"), "{:?}", told(&unguarded));
     }
 
     #[test]

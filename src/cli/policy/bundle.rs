@@ -143,6 +143,7 @@ fn signer(path: &Path, name: &str) -> anyhow::Result<Signer> {
 fn attested(path: &Path, hash: &str) -> anyhow::Result<Attestation> {
     let shown = path.display();
     let text = fs::read(path).with_context(|| format!("cannot read `{shown}`"))?;
+    ensure!(!text.is_empty(), "`{shown}` is empty: `tidegate policy prove` said why on the terminal");
     let proof: Proof = serde_json::from_slice(&text)
         .with_context(|| format!("`{shown}` is not what `tidegate policy prove --output json` prints"))?;
     ensure!(

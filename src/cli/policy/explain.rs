@@ -31,7 +31,7 @@ const NEAREST: usize = 3;
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
-    after_help = "Examples:\n  tidegate policy explain action=infer team=marketing model=eu/tide-small level=confidential residency=EU\n  tidegate policy explain action=read workload=spiffe://tidegate.demo/job/scanner dataset=patients to=haven\n  tidegate policy explain --case 'marketing, confidential'\n  tidegate policy explain --record 01912f6e-7a3c --journal journal\n\nKeys:\n  user workload anonymous team tenant agent via token_age\n  action (infer embed read list write delete call)\n  model (cluster/model) dataset service to can_open\n  level (public internal confidential restricted) residency\n  method path bytes stream max_tokens purpose peer now"
+    after_help = "Examples:\n  tidegate policy explain action=infer team=marketing model=eu/tide-small level=confidential residency=EU\n  tidegate policy explain action=read workload=spiffe://tidegate.demo/job/scanner dataset=patients to=haven\n  tidegate policy explain --case 'marketing, confidential'\n  tidegate policy explain --record 01912f6e-7a3c --journal journal\n\nKeys:\n  user workload anonymous team tenant agent authn via token_age\n  action (infer embed read list write delete call)\n  model (cluster/model) dataset service to can_open\n  level (public internal confidential restricted) residency\n  method path bytes stream max_tokens purpose peer now"
 )]
 pub(crate) struct Args {
     /// Facts of the request

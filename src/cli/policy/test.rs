@@ -155,7 +155,7 @@ fn print(
     let coverage = percent.map_or_else(String::new, |percent| {
         let seen = report.conditions().filter(|condition| condition.is_covered()).count();
         format!(
-            "; {} of {} policies decided, {seen} of {} conditions seen both ways ({percent} %)",
+            "; {} of {} policies decided, {seen} of {} conditions covered ({percent} %)",
             report.covered(),
             report.coverage.len(),
             report.conditions().count()

@@ -54,6 +54,8 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Answer> {
+    let file = args.file.display();
+    std::fs::metadata(&args.file).with_context(|| format!("cannot read `{file}`"))?;
     let place =
         if args.file.is_dir() { Place::Folder(args.file.clone()) } else { Place::Packed(args.file.clone()) };
     let (origin, moment) = match &args.config {

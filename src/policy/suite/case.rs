@@ -73,6 +73,9 @@ pub struct Facts {
     /// The agent that acts for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// How the principal proved who they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authn: Option<Authn>,
     /// The workload that connected, if it is another than the principal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
@@ -158,6 +161,9 @@ pub enum FactError {
     /// More than one principal, or none.
     #[error("say one of `user`, `workload` and `anonymous`, or a `team`")]
     Principal,
+    /// Somebody who proved nothing, or nobody who did.
+    #[error("`authn = \"anonymous\"` goes with `anonymous = true`, and no other does")]
+    Anonymous,
     /// A text that is no name.
     #[error("`{field}`: `{text}` is none: {why}")]
     Name {
@@ -190,7 +196,7 @@ impl Facts {
     pub fn or(self, defaults: &Self) -> Self {
         let mut rest = defaults.clone();
         if self.user.is_some() || self.workload.is_some() || self.anonymous.is_some() {
-            (rest.user, rest.workload, rest.anonymous) = (None, None, None);
+            (rest.user, rest.workload, rest.anonymous, rest.authn) = (None, None, None, None);
         }
         if self.model.is_some() || self.dataset.is_some() || self.service.is_some() {
             (rest.model, rest.dataset, rest.service) = (None, None, None);
@@ -205,6 +211,7 @@ impl Facts {
             team: self.team.or(rest.team),
             tenant: self.tenant.or(rest.tenant),
             agent: self.agent.or(rest.agent),
+            authn: self.authn.or(rest.authn),
             via: self.via.or(rest.via),
             token_age: self.token_age.or(rest.token_age),
             action: self.action.or(rest.action),
@@ -265,6 +272,10 @@ impl Facts {
             (None, None, false) if !teams.is_empty() => (PrincipalKind::User, "somebody", Authn::Jwt),
             _ => return Err(FactError::Principal),
         };
+        let authn = self.authn.unwrap_or(authn);
+        if (authn == Authn::Anonymous) != anonymous {
+            return Err(FactError::Anonymous);
+        }
         let tenant = self.tenant.clone().map_or_else(|| name("tenant", "test"), Ok)?;
         let workload = self.via.as_deref().or((authn == Authn::Mtls).then_some(id)).map(Arc::from);
         let age = self.token_age.map(|age| SignedDuration::from_secs(i64::from(age)));

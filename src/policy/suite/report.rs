@@ -56,13 +56,15 @@ pub struct ConditionCoverage {
     pub held: usize,
     /// Times that it did not.
     pub failed: usize,
+    /// Whether it asks if a fact is there that another condition then reads. Strict typing demands it, and the fact may always be there.
+    pub guard: bool,
 }
 
 impl ConditionCoverage {
-    /// Whether cases have shown both that it matters and that it can be met.
+    /// Whether cases have shown both that it matters and that it can be met; of a guard, that it can be met.
     #[must_use]
     pub const fn is_covered(&self) -> bool {
-        self.held > 0 && self.failed > 0
+        self.held > 0 && (self.failed > 0 || self.guard)
     }
 }
 
@@ -93,7 +95,7 @@ impl SuiteReport {
         self.coverage.iter().flat_map(|policy| &policy.conditions)
     }
 
-    /// Policies that decided and conditions that were seen both ways, in percent of all of them, rounded down; 100 for none at all.
+    /// Policies that decided and conditions that are covered, in percent of all of them, rounded down; 100 for none at all.
     #[must_use]
     pub fn coverage_percent(&self) -> usize {
         let conditions = self.conditions().filter(|condition| condition.is_covered()).count();
@@ -167,13 +169,15 @@ impl Seen {
 
     fn coverage(&self, policy: Dissected) -> PolicyCoverage {
         let id = &policy.info.id;
+        let texts: Vec<String> = policy.parts.iter().map(|part| part.text.clone()).collect();
         let conditions = policy.parts.into_iter().enumerate();
         let conditions =
             conditions.filter(|(_, part)| matches!(part.kind, PartKind::When | PartKind::Unless));
         let conditions = conditions.map(|(number, part)| {
             let key = (Arc::clone(id), number);
             let (held, failed) = self.conditions.get(&key).copied().unwrap_or_default();
-            ConditionCoverage { kind: part.kind, text: part.text, held, failed }
+            let guard = part.kind == PartKind::When && guards(&part.text, &texts);
+            ConditionCoverage { kind: part.kind, text: part.text, held, failed, guard }
         });
         PolicyCoverage {
             id: Arc::clone(id),
@@ -184,6 +188,14 @@ impl Seen {
             conditions: conditions.collect(),
         }
     }
+}
+
+/// Whether a condition is `context has x` and another one of the policy reads `context.x`.
+fn guards(condition: &str, all: &[String]) -> bool {
+    let Some((of, fact)) = condition.split_once(" has ") else { return false };
+    let simple = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
+    let read = format!("{of}.{fact}");
+    simple(&read) && all.iter().any(|text| text.contains(&read))
 }
 
 fn words(answer: &Result<Permit, Denial>) -> String {
