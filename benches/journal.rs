@@ -34,7 +34,7 @@ fn main() {
     let _ = fs::remove_dir_all(&root);
     fs::create_dir_all(&root).unwrap();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).enable_all().on_thread_park(round::end).build().unwrap();
+    let runtime = builder.enable_all().on_thread_park(round::end).build().unwrap();
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         raw.push(bare(&root.join("raw")));
