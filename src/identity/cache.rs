@@ -110,23 +110,13 @@ impl TokenCache {
 
 #[cfg(test)]
 mod tests {
-    use crate::model::{Authn, Chain, Duration, PrincipalKind};
+    use crate::model::{Duration, PrincipalKind};
 
     use super::*;
 
     fn verified(issuer: usize, generation: u64, verified_at: Timestamp) -> Arc<Verified> {
         Arc::new(Verified {
-            principal: Arc::new(Principal {
-                kind: PrincipalKind::User,
-                id: "i|s".into(),
-                tenant: "t".parse().unwrap(),
-                teams: Vec::new(),
-                authn: Authn::Jwt,
-                chain: Chain::default(),
-                issued_at: None,
-                expires_at: None,
-                credential: None,
-            }),
+            principal: Arc::new(Principal::fixture(PrincipalKind::User, "i|s", "t")),
             issuer,
             generation,
             facts: Facts::read(serde_json::json!({"exp": 0, "aud": "a"}).as_object().unwrap()).unwrap(),

@@ -147,26 +147,12 @@ impl LimitExceeded {
 mod tests {
     use std::num::NonZeroU32;
 
-    use crate::model::{Authn, Chain, PrincipalKind};
+    use crate::model::PrincipalKind;
 
     use super::*;
 
-    fn principal(kind: PrincipalKind, id: &str, tenant: &str) -> Principal {
-        Principal {
-            kind,
-            id: id.into(),
-            tenant: tenant.parse().unwrap(),
-            teams: Vec::new(),
-            authn: Authn::Jwt,
-            chain: Chain::default(),
-            issued_at: None,
-            expires_at: None,
-            credential: None,
-        }
-    }
-
     fn alice() -> Principal {
-        principal(PrincipalKind::User, "alice", "t")
+        Principal::fixture(PrincipalKind::User, "alice", "t")
     }
 
     fn limits(rate: Option<u32>, burst: Option<u32>, concurrency: Option<u32>) -> (Limits, RouteName) {
@@ -202,9 +188,9 @@ mod tests {
         assert_eq!(refused.code(), "rate_limited");
         assert!((1_790..=1_800).contains(&refused.retry_after_seconds()), "{refused:?}");
         for other in [
-            principal(PrincipalKind::User, "bob", "t"),
-            principal(PrincipalKind::User, "alice", "u"),
-            principal(PrincipalKind::Workload, "alice", "t"),
+            Principal::fixture(PrincipalKind::User, "bob", "t"),
+            Principal::fixture(PrincipalKind::User, "alice", "u"),
+            Principal::fixture(PrincipalKind::Workload, "alice", "t"),
         ] {
             drop(limits.admit(&other, &route).unwrap());
         }

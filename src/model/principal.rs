@@ -74,3 +74,21 @@ pub struct Principal {
     /// SHA-256 of the credential's id, lower-case hexadecimal, for records; never the credential.
     pub credential: Option<Arc<str>>,
 }
+
+#[cfg(test)]
+impl Principal {
+    /// Somebody of a unit test, with a token and nothing else.
+    pub(crate) fn fixture(kind: PrincipalKind, id: &str, tenant: &str) -> Self {
+        Self {
+            kind,
+            id: id.into(),
+            tenant: tenant.parse().unwrap(),
+            teams: Vec::new(),
+            authn: Authn::Jwt,
+            chain: Chain::default(),
+            issued_at: None,
+            expires_at: None,
+            credential: None,
+        }
+    }
+}

@@ -1,22 +1,14 @@
 //! A researcher, a label and a request to change at will; for unit tests only.
 
 use crate::model::{
-    Action, Authn, Candidate, Chain, ClusterName, Label, Level, Origin, Principal, PrincipalKind, Resource,
-    UpstreamRef,
+    Action, Candidate, ClusterName, Label, Level, Origin, Principal, PrincipalKind, Resource, UpstreamRef,
 };
 use crate::policy::AuthzRequest;
 
 pub(crate) fn researcher() -> Principal {
     Principal {
-        kind: PrincipalKind::User,
-        id: "https://issuer.example|ada".into(),
-        tenant: "acme".parse().unwrap(),
         teams: vec!["research".parse().unwrap()],
-        authn: Authn::Jwt,
-        chain: Chain::default(),
-        issued_at: None,
-        expires_at: None,
-        credential: None,
+        ..Principal::fixture(PrincipalKind::User, "https://issuer.example|ada", "acme")
     }
 }
 

@@ -313,7 +313,7 @@ pub(super) mod tests {
     use opentelemetry::trace::{TraceFlags, TraceState};
 
     use super::*;
-    use crate::model::{Authn, Chain, PrincipalKind};
+    use crate::model::PrincipalKind;
 
     fn record() -> RecordFacts {
         let leaf = LeafFacts { seq: 7, log: "border-1".into(), index: 7 };
@@ -337,17 +337,7 @@ pub(super) mod tests {
     }
 
     pub(crate) fn principal() -> Arc<Principal> {
-        Arc::new(Principal {
-            kind: PrincipalKind::User,
-            id: "https://issuer.example|ada".into(),
-            tenant: "acme".parse().unwrap(),
-            teams: Vec::new(),
-            authn: Authn::Jwt,
-            chain: Chain::default(),
-            issued_at: None,
-            expires_at: None,
-            credential: None,
-        })
+        Arc::new(Principal::fixture(PrincipalKind::User, "https://issuer.example|ada", "acme"))
     }
 
     pub(crate) fn decision() -> Facts {
