@@ -1,0 +1,427 @@
+//! What `serde` asks for, written as canonical JSON: the serializer of this form and no other, for every record goes through it.
+
+use std::fmt::{self, Write as _};
+
+use serde::ser::{self, Impossible, Serialize, Serializer};
+use serde_json::ser::{CompactFormatter, Formatter as _};
+
+use super::text::{Object, Text};
+use super::{MAX_DEPTH, MAX_INTEGER};
+
+/// A value that is no JSON, or is nested too deeply.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the value has no canonical form")]
+pub(super) struct Formless;
+
+impl ser::Error for Formless {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+type Written = Result<(), Formless>;
+
+/// Writes a value and, if it is an object, among its members those of `head`.
+pub(super) fn write(value: &impl Serialize, text: &mut Text, head: &mut Text) -> Written {
+    value.serialize(&mut Pen { text, head, depth: 0 })
+}
+
+struct Pen<'t> {
+    text: &'t mut Text,
+    head: &'t mut Text,
+    /// Objects and lists that are open.
+    depth: usize,
+}
+
+impl Pen<'_> {
+    fn deeper(&mut self) -> Written {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH { Err(Formless) } else { Ok(()) }
+    }
+
+    fn open(&mut self) -> Result<Object, Formless> {
+        self.deeper()?;
+        Ok(self.text.open())
+    }
+
+    fn name(&mut self, object: &mut Object, name: &str) {
+        if self.depth == 1 && !self.head.is_merged() {
+            self.text.merge(object, self.head, Some(name));
+        }
+        self.text.name(object, name);
+    }
+
+    fn member<T: Serialize + ?Sized>(&mut self, object: &mut Object, name: &str, value: &T) -> Written {
+        self.name(object, name);
+        value.serialize(&mut *self)?;
+        self.text.valued();
+        Ok(())
+    }
+
+    /// Ends the object around a variant of an `enum`.
+    fn leave(&mut self, around: Option<Object>) {
+        if let Some(around) = around {
+            self.text.valued();
+            self.close(around);
+        }
+    }
+
+    fn close(&mut self, object: Object) {
+        if self.depth == 1 {
+            self.text.merge(&object, self.head, None);
+        }
+        self.text.close(object);
+        self.depth -= 1;
+    }
+
+    fn integer(&mut self, value: i64) -> Written {
+        CompactFormatter.write_i64(&mut self.text.bytes, value).map_err(|_| Formless)
+    }
+
+    /// A float, as a string.
+    fn float(&mut self, write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> Written {
+        self.text.push(b'"');
+        write(&mut self.text.bytes).map_err(|_| Formless)?;
+        self.text.push(b'"');
+        Ok(())
+    }
+}
+
+/// What writes a text that somebody displays, without making it first.
+struct Displayed<'p>(&'p mut Text);
+
+impl fmt::Write for Displayed<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.0.fragment(part);
+        Ok(())
+    }
+}
+
+/// Methods that write an integer, no further from zero than all readers know it.
+macro_rules! integers {
+    ($($method:ident: $integer:ty),*) => {$(
+        #[inline]
+        fn $method(self, value: $integer) -> Written {
+            let most = if value < 0 as $integer { -MAX_INTEGER } else { MAX_INTEGER };
+            self.integer(i64::try_from(value).map_or(most, |value| value.clamp(-MAX_INTEGER, MAX_INTEGER)))
+        }
+    )*};
+}
+
+impl<'p, 't> Serializer for &'p mut Pen<'t> {
+    type Ok = ();
+    type Error = Formless;
+    type SerializeSeq = List<'p, 't>;
+    type SerializeTuple = List<'p, 't>;
+    type SerializeTupleStruct = List<'p, 't>;
+    type SerializeTupleVariant = List<'p, 't>;
+    type SerializeMap = Members<'p, 't>;
+    type SerializeStruct = Members<'p, 't>;
+    type SerializeStructVariant = Members<'p, 't>;
+
+    integers!(serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64, serialize_i128: i128);
+    integers!(serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_u128: u128);
+
+    fn serialize_bool(self, value: bool) -> Written {
+        self.text.bytes.extend_from_slice(if value { b"true" } else { b"false" });
+        Ok(())
+    }
+
+    fn serialize_f32(self, value: f32) -> Written {
+        if !value.is_finite() {
+            return self.serialize_unit();
+        }
+        self.float(|bytes| CompactFormatter.write_f32(bytes, value))
+    }
+
+    fn serialize_f64(self, value: f64) -> Written {
+        if !value.is_finite() {
+            return self.serialize_unit();
+        }
+        self.float(|bytes| CompactFormatter.write_f64(bytes, value))
+    }
+
+    fn serialize_char(self, value: char) -> Written {
+        self.serialize_str(value.encode_utf8(&mut [0; 4]))
+    }
+
+    #[inline]
+    fn serialize_str(self, value: &str) -> Written {
+        self.text.string(value);
+        Ok(())
+    }
+
+    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Written {
+        self.text.push(b'"');
+        write!(Displayed(self.text), "{value}").map_err(|_| Formless)?;
+        self.text.push(b'"');
+        Ok(())
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Written {
+        self.collect_seq(value)
+    }
+
+    fn serialize_none(self) -> Written {
+        self.serialize_unit()
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Written {
+        value.serialize(self)
+    }
+
+    fn serialize_unit(self) -> Written {
+        self.text.bytes.extend_from_slice(b"null");
+        Ok(())
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Written {
+        self.serialize_unit()
+    }
+
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Written {
+        self.serialize_str(variant)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Written {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Written {
+        let mut object = self.open()?;
+        self.member(&mut object, variant, value)?;
+        self.close(object);
+        Ok(())
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<List<'p, 't>, Formless> {
+        List::open(self, None)
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<List<'p, 't>, Formless> {
+        List::open(self, None)
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<List<'p, 't>, Formless> {
+        List::open(self, None)
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<List<'p, 't>, Formless> {
+        let mut around = self.open()?;
+        self.name(&mut around, variant);
+        List::open(self, Some(around))
+    }
+
+    #[inline]
+    fn serialize_map(self, _: Option<usize>) -> Result<Members<'p, 't>, Formless> {
+        Members::open(self, None)
+    }
+
+    #[inline]
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Members<'p, 't>, Formless> {
+        Members::open(self, None)
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Members<'p, 't>, Formless> {
+        let mut around = self.open()?;
+        self.name(&mut around, variant);
+        Members::open(self, Some(around))
+    }
+}
+
+/// A list that is being written.
+struct List<'p, 't> {
+    pen: &'p mut Pen<'t>,
+    first: bool,
+    /// The object whose one member it is: it names the variant of an `enum`.
+    around: Option<Object>,
+}
+
+impl<'p, 't> List<'p, 't> {
+    fn open(pen: &'p mut Pen<'t>, around: Option<Object>) -> Result<Self, Formless> {
+        pen.deeper()?;
+        pen.text.push(b'[');
+        Ok(Self { pen, first: true, around })
+    }
+
+    fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Written {
+        if !std::mem::take(&mut self.first) {
+            self.pen.text.push(b',');
+        }
+        value.serialize(&mut *self.pen)
+    }
+
+    fn close(self) -> Written {
+        self.pen.text.push(b']');
+        self.pen.depth -= 1;
+        self.pen.leave(self.around);
+        Ok(())
+    }
+}
+
+/// An object that is being written.
+struct Members<'p, 't> {
+    pen: &'p mut Pen<'t>,
+    object: Object,
+    around: Option<Object>,
+}
+
+impl<'p, 't> Members<'p, 't> {
+    #[inline]
+    fn open(pen: &'p mut Pen<'t>, around: Option<Object>) -> Result<Self, Formless> {
+        let object = pen.open()?;
+        Ok(Self { pen, object, around })
+    }
+
+    #[inline]
+    fn close(self) -> Written {
+        self.pen.close(self.object);
+        self.pen.leave(self.around);
+        Ok(())
+    }
+}
+
+/// The traits of what has members one after another.
+macro_rules! compound {
+    ($($of:ident: $kind:ident $add:ident($($name:ident)?) $value:ident),*) => {$(
+        impl ser::$kind for $of<'_, '_> {
+            type Ok = ();
+            type Error = Formless;
+
+            #[inline]
+            fn $add<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Written {
+                self.$value($($name,)? value)
+            }
+
+            #[inline]
+            fn end(self) -> Written {
+                self.close()
+            }
+        }
+    )*};
+}
+
+compound!(
+    List: SerializeSeq serialize_element() value,
+    List: SerializeTuple serialize_element() value,
+    List: SerializeTupleStruct serialize_field() value,
+    List: SerializeTupleVariant serialize_field() value,
+    Members: SerializeStruct serialize_field(name) member,
+    Members: SerializeStructVariant serialize_field(name) member
+);
+
+impl Members<'_, '_> {
+    #[inline]
+    fn member<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Written {
+        self.pen.member(&mut self.object, name, value)
+    }
+}
+
+impl ser::SerializeMap for Members<'_, '_> {
+    type Ok = ();
+    type Error = Formless;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Written {
+        key.serialize(Name { pen: self.pen, object: &mut self.object })
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Written {
+        value.serialize(&mut *self.pen)?;
+        self.pen.text.valued();
+        Ok(())
+    }
+
+    fn end(self) -> Written {
+        self.close()
+    }
+}
+
+/// The name of a member of a map: a text, or what has one.
+struct Name<'n, 't> {
+    pen: &'n mut Pen<'t>,
+    object: &'n mut Object,
+}
+
+/// Methods of values that are no name.
+macro_rules! nameless {
+    ($($method:ident($($argument:ty),*) $(<$generic:ident>)? -> $result:ty),* $(,)?) => {$(
+        fn $method$(<$generic: Serialize + ?Sized>)?(self, $(_: $argument),*) -> Result<$result, Formless> {
+            Err(Formless)
+        }
+    )*};
+}
+
+/// Methods of values whose text is a name.
+macro_rules! named {
+    ($($method:ident: $kind:ty),*) => {$(
+        fn $method(self, value: $kind) -> Written {
+            self.serialize_str(&value.to_string())
+        }
+    )*};
+}
+
+impl Serializer for Name<'_, '_> {
+    type Ok = ();
+    type Error = Formless;
+    type SerializeSeq = Impossible<(), Formless>;
+    type SerializeTuple = Impossible<(), Formless>;
+    type SerializeTupleStruct = Impossible<(), Formless>;
+    type SerializeTupleVariant = Impossible<(), Formless>;
+    type SerializeMap = Impossible<(), Formless>;
+    type SerializeStruct = Impossible<(), Formless>;
+    type SerializeStructVariant = Impossible<(), Formless>;
+
+    fn serialize_str(self, name: &str) -> Written {
+        self.pen.name(self.object, name);
+        Ok(())
+    }
+
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Written {
+        self.serialize_str(variant)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Written {
+        value.serialize(self)
+    }
+
+    named!(
+        serialize_bool: bool, serialize_char: char,
+        serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64, serialize_i128: i128,
+        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_u128: u128
+    );
+    nameless!(
+        serialize_f32(f32) -> (),
+        serialize_f64(f64) -> (),
+        serialize_bytes(&[u8]) -> (),
+        serialize_none() -> (),
+        serialize_some(&T) <T> -> (),
+        serialize_unit() -> (),
+        serialize_unit_struct(&'static str) -> (),
+        serialize_newtype_variant(&'static str, u32, &'static str, &T) <T> -> (),
+        serialize_seq(Option<usize>) -> Self::SerializeSeq,
+        serialize_tuple(usize) -> Self::SerializeTuple,
+        serialize_tuple_struct(&'static str, usize) -> Self::SerializeTupleStruct,
+        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Self::SerializeTupleVariant,
+        serialize_map(Option<usize>) -> Self::SerializeMap,
+        serialize_struct(&'static str, usize) -> Self::SerializeStruct,
+        serialize_struct_variant(&'static str, u32, &'static str, usize) -> Self::SerializeStructVariant,
+    );
+}

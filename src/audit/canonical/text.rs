@@ -1,0 +1,269 @@
+//! A text that is being written, which knows where the members of its open objects stand: what came out of order is brought into order
+//! when its object ends.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+/// Bytes that a text is looked at together.
+const WORD: usize = 8;
+/// A byte in each place of a word.
+const ONES: u64 = u64::from_ne_bytes([1; WORD]);
+const HIGH: u64 = ONES << 7;
+
+/// Where a member stands: from its name's first quote, to behind its name, to behind its value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    start: usize,
+    named: usize,
+    end: usize,
+    /// Whether the name is ASCII without escapes, so that its bytes sort as its UTF-16 code units do.
+    plain: bool,
+}
+
+impl Member {
+    /// The same in a text where it begins at `start`.
+    const fn moved(self, start: usize) -> Self {
+        Self { start, named: self.named - self.start + start, end: self.end - self.start + start, ..self }
+    }
+}
+
+/// An object that is being written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Object {
+    /// Its first member in the list of members.
+    base: usize,
+    /// Whether all members until now came in order.
+    ordered: bool,
+}
+
+/// A text, and where the members of its open objects stand. Those of the outermost object stay known when it is closed.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    pub(super) bytes: Vec<u8>,
+    members: Vec<Member>,
+    /// How many of the members have been merged into another text.
+    merged: usize,
+    sorted: Vec<u8>,
+}
+
+impl Text {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.members.clear();
+        self.merged = 0;
+    }
+
+    pub(super) fn push(&mut self, byte: u8) {
+        self.bytes.push(byte);
+    }
+
+    /// Writes a string with its quotes; whether it is ASCII without escapes.
+    pub(super) fn string(&mut self, text: &str) -> bool {
+        self.push(b'"');
+        let plain = self.fragment(text);
+        self.push(b'"');
+        plain
+    }
+
+    /// Writes a part of a string (section 3.2.2.2); whether it is ASCII without escapes.
+    pub(super) fn fragment(&mut self, text: &str) -> bool {
+        let found = look(text.as_bytes());
+        if !found.escapes {
+            self.bytes.extend_from_slice(text.as_bytes());
+            return !found.foreign;
+        }
+        for byte in text.bytes() {
+            match escape(byte) {
+                None => self.push(byte),
+                Some(b'u') => {
+                    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+                    self.bytes.extend_from_slice(&[
+                        b'\\',
+                        b'u',
+                        b'0',
+                        b'0',
+                        digit(byte >> 4),
+                        digit(byte & 15),
+                    ]);
+                }
+                Some(letter) => self.bytes.extend_from_slice(&[b'\\', letter]),
+            }
+        }
+        false
+    }
+
+    /// Begins an object.
+    pub(super) fn open(&mut self) -> Object {
+        self.push(b'{');
+        Object { base: self.members.len(), ordered: true }
+    }
+
+    /// Begins a member of the innermost object.
+    pub(super) fn name(&mut self, object: &mut Object, name: &str) {
+        self.comma(object);
+        let start = self.bytes.len();
+        let plain = self.string(name);
+        let named = self.bytes.len();
+        let member = Member { start, named, end: named, plain };
+        let before = self.members.get(object.base..).and_then(<[_]>::last);
+        if before.is_some_and(|before| self.key(before).cmp(&self.key(&member)).is_ge()) {
+            object.ordered = false;
+        }
+        self.members.push(member);
+        self.push(b':');
+    }
+
+    /// Ends the member that was begun last.
+    pub(super) fn valued(&mut self) {
+        let end = self.bytes.len();
+        if let Some(member) = self.members.last_mut() {
+            member.end = end;
+        }
+    }
+
+    /// Ends the innermost object, its members in order.
+    pub(super) fn close(&mut self, object: Object) {
+        if !object.ordered {
+            self.sort(object.base);
+        }
+        if object.base > 0 {
+            self.members.truncate(object.base);
+        }
+        self.push(b'}');
+    }
+
+    /// Puts those members of `head` here that come before `name`, or all that are left.
+    pub(super) fn merge(&mut self, object: &Object, head: &mut Self, name: Option<&str>) {
+        while let Some(next) = head.members.get(head.merged)
+            && name.is_none_or(|name| head.key(next).is_before(name))
+        {
+            self.comma(object);
+            self.members.push(next.moved(self.bytes.len()));
+            self.bytes.extend_from_slice(head.bytes.get(next.start..next.end).unwrap_or_default());
+            head.merged += 1;
+        }
+    }
+
+    /// Whether all members have been merged into another text.
+    pub(super) const fn is_merged(&self) -> bool {
+        self.merged >= self.members.len()
+    }
+
+    fn comma(&mut self, object: &Object) {
+        if self.members.len() > object.base {
+            self.push(b',');
+        }
+    }
+
+    fn key(&self, member: &Member) -> Key<'_> {
+        Key { name: self.bytes.get(member.start..member.named).unwrap_or_default(), plain: member.plain }
+    }
+
+    /// Brings the members from `base` on, which are the end of the text, into order.
+    fn sort(&mut self, base: usize) {
+        let mut members = std::mem::take(&mut self.members);
+        let unordered = members.get_mut(base..).unwrap_or_default();
+        let from = unordered.first().map_or(self.bytes.len(), |first| first.start);
+        unordered.sort_by(|a, b| self.key(a).cmp(&self.key(b)));
+        self.sorted.clear();
+        for member in unordered {
+            if !self.sorted.is_empty() {
+                self.sorted.push(b',');
+            }
+            let start = from + self.sorted.len();
+            self.sorted.extend_from_slice(self.bytes.get(member.start..member.end).unwrap_or_default());
+            *member = member.moved(start);
+        }
+        self.bytes.truncate(from);
+        self.bytes.extend_from_slice(&self.sorted);
+        self.members = members;
+    }
+}
+
+/// The name of a member as it stands in a text, with its quotes.
+#[derive(Debug, Clone, Copy)]
+struct Key<'a> {
+    name: &'a [u8],
+    plain: bool,
+}
+
+impl Key<'_> {
+    /// By UTF-16 code units.
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self.plain && other.plain {
+            return self.inner().cmp(other.inner());
+        }
+        self.text().encode_utf16().cmp(other.text().encode_utf16())
+    }
+
+    /// Whether it comes before a name that is not yet written.
+    fn is_before(&self, name: &str) -> bool {
+        if self.plain && name.is_ascii() {
+            return self.inner() < name.as_bytes();
+        }
+        self.text().encode_utf16().lt(name.encode_utf16())
+    }
+
+    /// Without the closing quote, which would come before other characters.
+    fn inner(&self) -> &[u8] {
+        let quoted = self.name.split_first().and_then(|(_, rest)| rest.split_last());
+        quoted.map_or(&[], |(_, inner)| inner)
+    }
+
+    fn text(&self) -> Cow<'_, str> {
+        #[derive(serde::Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+        serde_json::from_slice::<Name<'_>>(self.name).map(|name| name.0).unwrap_or_default()
+    }
+}
+
+/// What a string has that is not written as it stands, or sorts differently.
+struct Found {
+    /// Quotes, backslashes or control characters.
+    escapes: bool,
+    /// Characters beyond ASCII.
+    foreign: bool,
+}
+
+/// Looks at eight bytes together; the last word overlaps the one before.
+fn look(bytes: &[u8]) -> Found {
+    let (words, rest) = bytes.as_chunks::<WORD>();
+    let (mut escapes, mut all) = (0, 0);
+    let mut add = |word: [u8; WORD]| {
+        let word = u64::from_ne_bytes(word);
+        escapes |= marks(word);
+        all |= word;
+    };
+    words.iter().for_each(|word| add(*word));
+    if let (false, Some(last)) = (rest.is_empty(), bytes.last_chunk()) {
+        add(*last);
+    } else {
+        let mut word = [b' '; WORD];
+        word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        add(word);
+    }
+    Found { escapes: escapes & HIGH != 0, foreign: all & HIGH != 0 }
+}
+
+/// The highest bits of a word that has bytes to be escaped; what a borrow adds to them stands beside one that is.
+const fn marks(word: u64) -> u64 {
+    const fn is_zero(word: u64) -> u64 {
+        word.wrapping_sub(ONES) & !word
+    }
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    control | is_zero(word ^ (ONES * b'"' as u64)) | is_zero(word ^ (ONES * b'\\' as u64))
+}
+
+/// What stands behind the backslash for a byte that cannot stand for itself; `u` with its number.
+const fn escape(byte: u8) -> Option<u8> {
+    match byte {
+        b'"' | b'\\' => Some(byte),
+        0x08 => Some(b'b'),
+        0x09 => Some(b't'),
+        0x0a => Some(b'n'),
+        0x0c => Some(b'f'),
+        0x0d => Some(b'r'),
+        0..0x20 => Some(b'u'),
+        _ => None,
+    }
+}
