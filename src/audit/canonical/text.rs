@@ -191,7 +191,9 @@ impl Key<'_> {
     /// By UTF-16 code units.
     fn cmp(&self, other: &Self) -> Ordering {
         if self.plain && other.plain {
-            return self.inner().cmp(other.inner());
+            let (inner, other) = (self.inner(), other.inner());
+            // Most names differ in their first letter.
+            return inner.first().cmp(&other.first()).then_with(|| inner.cmp(other));
         }
         self.text().encode_utf16().cmp(other.text().encode_utf16())
     }
@@ -199,7 +201,8 @@ impl Key<'_> {
     /// Whether it comes before a name that is not yet written.
     fn is_before(&self, name: &str) -> bool {
         if self.plain && name.is_ascii() {
-            return self.inner() < name.as_bytes();
+            let (inner, name) = (self.inner(), name.as_bytes());
+            return inner.first().cmp(&name.first()).then_with(|| inner.cmp(name)).is_lt();
         }
         self.text().encode_utf16().lt(name.encode_utf16())
     }
@@ -227,20 +230,19 @@ struct Found {
 
 /// Looks at eight bytes together; the last word overlaps the one before.
 fn look(bytes: &[u8]) -> Found {
-    let (words, rest) = bytes.as_chunks::<WORD>();
     let (mut escapes, mut all) = (0, 0);
-    let mut add = |word: [u8; WORD]| {
-        let word = u64::from_ne_bytes(word);
+    let mut add = |word: u64| {
         escapes |= marks(word);
         all |= word;
     };
-    words.iter().for_each(|word| add(*word));
-    if let (false, Some(last)) = (rest.is_empty(), bytes.last_chunk()) {
-        add(*last);
+    if let Some(last) = bytes.last_chunk::<WORD>() {
+        let (words, _) = bytes.as_chunks::<WORD>();
+        words.iter().for_each(|word| add(u64::from_ne_bytes(*word)));
+        add(u64::from_ne_bytes(*last));
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        add(u64::from(u32::from_ne_bytes(*first)) << 32 | u64::from(u32::from_ne_bytes(*last)));
     } else {
-        let mut word = [b' '; WORD];
-        word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        add(word);
+        add(bytes.iter().fold(ONES * u64::from(b' '), |word, byte| word << 8 | u64::from(*byte)));
     }
     Found { escapes: escapes & HIGH != 0, foreign: all & HIGH != 0 }
 }
