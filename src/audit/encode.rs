@@ -35,24 +35,34 @@ const KEPT_MEMBERS: usize = 8;
 /// Members that a named part of a record may have; a larger one is a context.
 const MAX_PART_MEMBERS: usize = 40;
 
-/// What all records have, in canonical order.
+/// A member that all records have.
 #[derive(Serialize)]
-struct Head<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempt: Option<u16>,
-    boot: RecordId,
-    gateway: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<RecordId>,
-    kind: &'static str,
-    time: Timestamp,
-    v: u8,
+#[serde(untagged)]
+enum Common<'a> {
+    Number(u16),
+    Id(RecordId),
+    Text(&'a str),
+    Time(Timestamp),
+}
+
+/// The members that all records have, by name, in canonical order; some are absent in some.
+type Head<'a> = [(&'static str, Option<Common<'a>>); 7];
+
+fn head<'a>(kind: &'static str, stamp: &'a Stamp<'_>) -> Head<'a> {
+    [
+        ("attempt", stamp.attempt.map(Common::Number)),
+        ("boot", Some(Common::Id(stamp.boot))),
+        ("gateway", Some(Common::Text(&stamp.gateway))),
+        ("id", stamp.id.map(Common::Id)),
+        ("kind", Some(Common::Text(kind))),
+        ("time", Some(Common::Time(stamp.time))),
+        ("v", Some(Common::Number(VERSION.into()))),
+    ]
 }
 
 /// The payload of a record: canonical JSON.
 pub(crate) fn encode<T: Serialize>(kind: &'static str, stamp: &Stamp<'_>, record: &T) -> Vec<u8> {
-    let Stamp { attempt, boot, gateway, id, time } = stamp;
-    let head = Head { attempt: *attempt, boot: *boot, gateway, id: *id, kind, time: *time, v: VERSION };
+    let head = head(kind, stamp);
     match with_scratch(|scratch| scratch.merge(&head, record)) {
         Some(bytes) if bytes.len() <= MAX_PAYLOAD => bytes,
         // Only a record with a map whose keys are no text, or nested beyond reason, can fail; no record type has one.
@@ -70,8 +80,11 @@ fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
 /// A record that cannot be written as it is.
 fn whole(head: &Head<'_>, record: &impl Serialize) -> Value {
     let mut whole = serde_json::to_value(record).unwrap_or_default();
-    if let (Value::Object(members), Ok(Value::Object(head))) = (&mut whole, serde_json::to_value(head)) {
-        members.extend(head);
+    if let Value::Object(members) = &mut whole {
+        for (name, value) in head {
+            let value = value.as_ref().and_then(|value| serde_json::to_value(value).ok());
+            members.extend(value.map(|value| ((*name).to_owned(), value)));
+        }
     }
     whole
 }
@@ -119,12 +132,6 @@ fn shorten(value: &mut Value, bounds: &Bounds, depth: usize) {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// A borrowed text as a record's member.
@@ -271,16 +278,8 @@ pub(crate) mod tests {
             status: 401,
             trace_id: Some(text("00")),
         });
-        let Stamp { attempt, boot, gateway, id, time } = &stamp();
-        in_order(&Head {
-            attempt: *attempt,
-            boot: *boot,
-            gateway,
-            id: *id,
-            kind: "decision",
-            time: *time,
-            v: 1,
-        });
+        let stamp = stamp();
+        assert!(head("decision", &stamp).is_sorted_by_key(|(name, _)| *name));
     }
 
     /// Also what is out of order is merged with its head.

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-use super::encode::hex;
-use crate::model::{Secret, SecretFileError, TenantName};
+use crate::model::{Secret, SecretFileError, TenantName, hex};
 
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;

@@ -378,9 +378,7 @@ fn anonymous(tenant: TenantName) -> Principal {
 
 /// Lower-case hexadecimal.
 fn hex(bytes: &[u8]) -> Arc<str> {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    let text: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
-    Arc::from(text)
+    crate::model::hex(bytes).into()
 }
 
 /// Reads a file of at most `max` bytes.

@@ -38,6 +38,8 @@ pub type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Room that the HTTP library needs besides one whole head.
 const READ_AHEAD: usize = 16 * 1024;
+/// The header fields that the HTTP library takes without being told; told so, it fills an array for each request.
+const LIBRARY_FIELDS: usize = 100;
 /// How long a closing HTTP/2 connection without requests may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// The largest frame that a client may send; the smallest that RFC 9113 allows.
@@ -153,12 +155,15 @@ where
             })
         }
     });
-    let served = http1::Builder::new()
+    let mut http = http1::Builder::new();
+    if head.fields != LIBRARY_FIELDS {
+        http.max_headers(head.fields);
+    }
+    let served = http
         .timer(TokioTimer::new())
         // The guard times a head; what is left to this timer is the wait between requests.
         .header_read_timeout(limits.idle_timeout.get())
         .max_buf_size(head.bytes + READ_AHEAD)
-        .max_headers(head.fields)
         .half_close(false)
         .keep_alive(true)
         .serve_connection(TokioIo::new(guard), service);

@@ -5,6 +5,7 @@
 
 mod action;
 mod clock;
+mod hex;
 mod label;
 mod names;
 mod near;
@@ -18,6 +19,7 @@ mod usage;
 
 pub use action::{Action, AuditMode, IdentityRule, Protection};
 pub use clock::{Clock, SystemClock};
+pub use hex::hex;
 pub use label::{Jurisdictions, Label, Level, Origin, Residency, UnknownJurisdiction};
 pub use names::{
     ClusterName, DatasetName, InvalidName, Jurisdiction, ModelName, RecipientName, RecordId, RouteName,

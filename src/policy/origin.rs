@@ -208,5 +208,5 @@ fn of_packed(archive: &str, entities: Option<String>) -> String {
 
 fn sha256(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::model::hex(digest.as_ref())
 }

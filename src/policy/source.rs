@@ -235,7 +235,7 @@ impl Source {
                 digest.update(part);
             }
         }
-        digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::model::hex(digest.finish().as_ref())
     }
 
     /// How many files there are.

@@ -2,10 +2,12 @@
 //!
 //! Plain SHA-256: ciphertext is public to everything between the two ends, and whoever captured it can so find its record.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest;
+
+use crate::model::hex;
 
 /// Where the digest of a sealed body is to be found once the body was whole.
 #[derive(Debug, Clone, Default)]
@@ -37,12 +39,7 @@ impl Hasher {
     /// The message is whole.
     pub(super) fn finish(&mut self) {
         let digest = self.context.clone().finish();
-        let mut text = String::with_capacity(64);
-        for byte in digest.as_ref() {
-            // Writing to a string does not fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        let _ = self.place.0.set(text);
+        let _ = self.place.0.set(hex(digest.as_ref()));
     }
 }
 

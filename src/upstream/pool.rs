@@ -22,7 +22,8 @@ pub(super) type Client = legacy::Client<Dialer, Upload>;
 const POOL_IDLE: Duration = Duration::from_secs(30);
 /// Bound on the head of an HTTP/1.1 answer and on what is read ahead of a slow client, in bytes.
 const HTTP1_BUFFER: usize = 128 * 1024;
-/// Bound on the header fields of an answer. The library keeps it for HTTP/1.1 only; `send.rs` keeps it for both.
+/// Bound on the header fields of an answer. The library keeps the same one for HTTP/1.1 by itself (and would fill an array for each answer
+/// if told so); `send.rs` keeps it for both.
 pub(super) const MAX_HEADERS: usize = 100;
 /// Bound on the header list of an HTTP/2 answer, in bytes.
 const HTTP2_HEADER_LIST: u32 = 32 * 1024;
@@ -55,7 +56,6 @@ pub(super) fn client(
         .pool_max_idle_per_host(idle)
         .retry_canceled_requests(false)
         .http1_max_buf_size(HTTP1_BUFFER)
-        .http1_max_headers(MAX_HEADERS)
         .http2_only(http2)
         .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW)
         .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW)

@@ -122,8 +122,7 @@ fn shown(files: &ServerTlsFiles) -> BTreeMap<String, String> {
         .public()
         .filter_map(|(_, path)| {
             let digest = digest(&SHA256, &std::fs::read(path).ok()?);
-            let hex = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            Some((path.display().to_string(), hex))
+            Some((path.display().to_string(), crate::model::hex(digest.as_ref())))
         })
         .collect()
 }

@@ -35,28 +35,24 @@ pub fn canonical(json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
 /// Buffers that are used again for each record.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    head: Text,
     text: Text,
 }
 
 impl Scratch {
-    /// The canonical form of a value; none if it cannot be JSON, or is nested too deeply. One allocation once the buffers have grown.
+    /// The canonical form of a value; none if it cannot be JSON, or is nested too deeply. One allocation once the buffer has grown.
     pub(crate) fn write(&mut self, value: &impl Serialize) -> Option<Vec<u8>> {
-        self.head.clear();
-        self.finish(value)
+        self.merge::<()>(&[], value)
     }
 
-    /// The canonical form of the one object that has the members of both, which have no name in common.
-    pub(crate) fn merge(&mut self, head: &impl Serialize, value: &impl Serialize) -> Option<Vec<u8>> {
-        self.head.clear();
-        pen::write(head, &mut self.head, &mut Text::default()).ok()?;
-        self.finish(value)
-    }
-
-    fn finish(&mut self, value: &impl Serialize) -> Option<Vec<u8>> {
+    /// The canonical form of an object with the members of `head` among its own, if they have a value. They are sorted and ASCII without
+    /// escapes, and the object has none of their names.
+    pub(crate) fn merge<H: Serialize>(
+        &mut self,
+        head: &[(&'static str, Option<H>)],
+        value: &impl Serialize,
+    ) -> Option<Vec<u8>> {
         self.text.clear();
-        let written =
-            pen::write(value, &mut self.text, &mut self.head).map(|()| self.text.bytes.clone()).ok();
+        let written = pen::write(value, &mut self.text, head).map(|()| self.text.bytes.clone()).ok();
         if self.text.bytes.capacity() > KEPT_BYTES {
             *self = Self::default();
         }
@@ -180,7 +176,7 @@ mod tests {
             r#""float":[null,"-0.5"],"head":{"Named":{"a":true,"b":1}},"kinds":["Unit",{"One":1},{"Two":[2,"\""]},{"Named":{"a":true,"b":null}}],"#,
             r#""numbers":[-9007199254740991,9007199254740991,-9007199254740991,9007199254740991],"pair":[-3,4],"unit":null}"#
         );
-        let head = BTreeMap::from([("head", Kind::Named { b: Some(1), a: true })]);
+        let head = [("absent", None), ("head", Some(Kind::Named { b: Some(1), a: true }))];
         let text = Scratch::default().merge(&head, &all).unwrap();
         assert_eq!(String::from_utf8(text).unwrap(), expected);
         // Also an `enum` is one object with its head.

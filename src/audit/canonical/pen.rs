@@ -22,18 +22,23 @@ impl ser::Error for Formless {
 type Written = Result<(), Formless>;
 
 /// Writes a value and, if it is an object, among its members those of `head`.
-pub(super) fn write(value: &impl Serialize, text: &mut Text, head: &mut Text) -> Written {
+pub(super) fn write<H: Serialize>(
+    value: &impl Serialize,
+    text: &mut Text,
+    head: &[(&'static str, Option<H>)],
+) -> Written {
     value.serialize(&mut Pen { text, head, depth: 0 })
 }
 
-struct Pen<'t> {
+struct Pen<'t, H> {
     text: &'t mut Text,
-    head: &'t mut Text,
+    /// What of the head is not written yet.
+    head: &'t [(&'static str, Option<H>)],
     /// Objects and lists that are open.
     depth: usize,
 }
 
-impl Pen<'_> {
+impl<H: Serialize> Pen<'_, H> {
     fn deeper(&mut self) -> Written {
         self.depth += 1;
         if self.depth > MAX_DEPTH { Err(Formless) } else { Ok(()) }
@@ -44,34 +49,50 @@ impl Pen<'_> {
         Ok(self.text.open())
     }
 
-    fn name(&mut self, object: &mut Object, name: &str) {
-        if self.depth == 1 && !self.head.is_merged() {
-            self.text.merge(object, self.head, Some(name));
+    fn name(&mut self, object: &mut Object, name: &str) -> Written {
+        if self.depth == 1 {
+            self.merge(object, |own| own < name)?;
         }
         self.text.name(object, name);
+        Ok(())
+    }
+
+    /// Writes those members of the head whose turn it is. Their names are ASCII, which as bytes come before all others as UTF-16 does.
+    fn merge(&mut self, object: &mut Object, due: impl Fn(&str) -> bool) -> Written {
+        while let Some(((name, value), rest)) = self.head.split_first()
+            && due(name)
+        {
+            self.head = rest;
+            if let Some(value) = value {
+                self.text.name(object, name);
+                value.serialize(&mut *self)?;
+                self.text.valued();
+            }
+        }
+        Ok(())
     }
 
     fn member<T: Serialize + ?Sized>(&mut self, object: &mut Object, name: &str, value: &T) -> Written {
-        self.name(object, name);
+        self.name(object, name)?;
         value.serialize(&mut *self)?;
         self.text.valued();
         Ok(())
     }
 
     /// Ends the object around a variant of an `enum`.
-    fn leave(&mut self, around: Option<Object>) {
-        if let Some(around) = around {
-            self.text.valued();
-            self.close(around);
-        }
+    fn leave(&mut self, around: Option<Object>) -> Written {
+        let Some(around) = around else { return Ok(()) };
+        self.text.valued();
+        self.close(around)
     }
 
-    fn close(&mut self, object: Object) {
+    fn close(&mut self, mut object: Object) -> Written {
         if self.depth == 1 {
-            self.text.merge(&object, self.head, None);
+            self.merge(&mut object, |_| true)?;
         }
         self.text.close(object);
         self.depth -= 1;
+        Ok(())
     }
 
     fn integer(&mut self, value: i64) -> Written {
@@ -108,16 +129,16 @@ macro_rules! integers {
     )*};
 }
 
-impl<'p, 't> Serializer for &'p mut Pen<'t> {
+impl<'p, 't, H: Serialize> Serializer for &'p mut Pen<'t, H> {
     type Ok = ();
     type Error = Formless;
-    type SerializeSeq = List<'p, 't>;
-    type SerializeTuple = List<'p, 't>;
-    type SerializeTupleStruct = List<'p, 't>;
-    type SerializeTupleVariant = List<'p, 't>;
-    type SerializeMap = Members<'p, 't>;
-    type SerializeStruct = Members<'p, 't>;
-    type SerializeStructVariant = Members<'p, 't>;
+    type SerializeSeq = List<'p, 't, H>;
+    type SerializeTuple = List<'p, 't, H>;
+    type SerializeTupleStruct = List<'p, 't, H>;
+    type SerializeTupleVariant = List<'p, 't, H>;
+    type SerializeMap = Members<'p, 't, H>;
+    type SerializeStruct = Members<'p, 't, H>;
+    type SerializeStructVariant = Members<'p, 't, H>;
 
     integers!(serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64, serialize_i128: i128);
     integers!(serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_u128: u128);
@@ -196,19 +217,18 @@ impl<'p, 't> Serializer for &'p mut Pen<'t> {
     ) -> Written {
         let mut object = self.open()?;
         self.member(&mut object, variant, value)?;
-        self.close(object);
-        Ok(())
+        self.close(object)
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<List<'p, 't>, Formless> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<List<'p, 't, H>, Formless> {
         List::open(self, None)
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<List<'p, 't>, Formless> {
+    fn serialize_tuple(self, _: usize) -> Result<List<'p, 't, H>, Formless> {
         List::open(self, None)
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<List<'p, 't>, Formless> {
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<List<'p, 't, H>, Formless> {
         List::open(self, None)
     }
 
@@ -218,19 +238,19 @@ impl<'p, 't> Serializer for &'p mut Pen<'t> {
         _: u32,
         variant: &'static str,
         _: usize,
-    ) -> Result<List<'p, 't>, Formless> {
+    ) -> Result<List<'p, 't, H>, Formless> {
         let mut around = self.open()?;
-        self.name(&mut around, variant);
+        self.name(&mut around, variant)?;
         List::open(self, Some(around))
     }
 
     #[inline]
-    fn serialize_map(self, _: Option<usize>) -> Result<Members<'p, 't>, Formless> {
+    fn serialize_map(self, _: Option<usize>) -> Result<Members<'p, 't, H>, Formless> {
         Members::open(self, None)
     }
 
     #[inline]
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Members<'p, 't>, Formless> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Members<'p, 't, H>, Formless> {
         Members::open(self, None)
     }
 
@@ -240,23 +260,23 @@ impl<'p, 't> Serializer for &'p mut Pen<'t> {
         _: u32,
         variant: &'static str,
         _: usize,
-    ) -> Result<Members<'p, 't>, Formless> {
+    ) -> Result<Members<'p, 't, H>, Formless> {
         let mut around = self.open()?;
-        self.name(&mut around, variant);
+        self.name(&mut around, variant)?;
         Members::open(self, Some(around))
     }
 }
 
 /// A list that is being written.
-struct List<'p, 't> {
-    pen: &'p mut Pen<'t>,
+struct List<'p, 't, H> {
+    pen: &'p mut Pen<'t, H>,
     first: bool,
     /// The object whose one member it is: it names the variant of an `enum`.
     around: Option<Object>,
 }
 
-impl<'p, 't> List<'p, 't> {
-    fn open(pen: &'p mut Pen<'t>, around: Option<Object>) -> Result<Self, Formless> {
+impl<'p, 't, H: Serialize> List<'p, 't, H> {
+    fn open(pen: &'p mut Pen<'t, H>, around: Option<Object>) -> Result<Self, Formless> {
         pen.deeper()?;
         pen.text.push(b'[');
         Ok(Self { pen, first: true, around })
@@ -272,37 +292,35 @@ impl<'p, 't> List<'p, 't> {
     fn close(self) -> Written {
         self.pen.text.push(b']');
         self.pen.depth -= 1;
-        self.pen.leave(self.around);
-        Ok(())
+        self.pen.leave(self.around)
     }
 }
 
 /// An object that is being written.
-struct Members<'p, 't> {
-    pen: &'p mut Pen<'t>,
+struct Members<'p, 't, H> {
+    pen: &'p mut Pen<'t, H>,
     object: Object,
     around: Option<Object>,
 }
 
-impl<'p, 't> Members<'p, 't> {
+impl<'p, 't, H: Serialize> Members<'p, 't, H> {
     #[inline]
-    fn open(pen: &'p mut Pen<'t>, around: Option<Object>) -> Result<Self, Formless> {
+    fn open(pen: &'p mut Pen<'t, H>, around: Option<Object>) -> Result<Self, Formless> {
         let object = pen.open()?;
         Ok(Self { pen, object, around })
     }
 
     #[inline]
     fn close(self) -> Written {
-        self.pen.close(self.object);
-        self.pen.leave(self.around);
-        Ok(())
+        self.pen.close(self.object)?;
+        self.pen.leave(self.around)
     }
 }
 
 /// The traits of what has members one after another.
 macro_rules! compound {
     ($($of:ident: $kind:ident $add:ident($($name:ident)?) $value:ident),*) => {$(
-        impl ser::$kind for $of<'_, '_> {
+        impl<H: Serialize> ser::$kind for $of<'_, '_, H> {
             type Ok = ();
             type Error = Formless;
 
@@ -328,14 +346,14 @@ compound!(
     Members: SerializeStructVariant serialize_field(name) member
 );
 
-impl Members<'_, '_> {
+impl<H: Serialize> Members<'_, '_, H> {
     #[inline]
     fn member<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Written {
         self.pen.member(&mut self.object, name, value)
     }
 }
 
-impl ser::SerializeMap for Members<'_, '_> {
+impl<H: Serialize> ser::SerializeMap for Members<'_, '_, H> {
     type Ok = ();
     type Error = Formless;
 
@@ -355,8 +373,8 @@ impl ser::SerializeMap for Members<'_, '_> {
 }
 
 /// The name of a member of a map: a text, or what has one.
-struct Name<'n, 't> {
-    pen: &'n mut Pen<'t>,
+struct Name<'n, 't, H> {
+    pen: &'n mut Pen<'t, H>,
     object: &'n mut Object,
 }
 
@@ -378,7 +396,7 @@ macro_rules! named {
     )*};
 }
 
-impl Serializer for Name<'_, '_> {
+impl<H: Serialize> Serializer for Name<'_, '_, H> {
     type Ok = ();
     type Error = Formless;
     type SerializeSeq = Impossible<(), Formless>;
@@ -390,8 +408,7 @@ impl Serializer for Name<'_, '_> {
     type SerializeStructVariant = Impossible<(), Formless>;
 
     fn serialize_str(self, name: &str) -> Written {
-        self.pen.name(self.object, name);
-        Ok(())
+        self.pen.name(self.object, name)
     }
 
     fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Written {

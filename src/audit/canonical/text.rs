@@ -36,13 +36,11 @@ pub(super) struct Object {
     ordered: bool,
 }
 
-/// A text, and where the members of its open objects stand. Those of the outermost object stay known when it is closed.
+/// A text, and where the members of its open objects stand.
 #[derive(Debug, Default)]
 pub(super) struct Text {
     pub(super) bytes: Vec<u8>,
     members: Vec<Member>,
-    /// How many of the members have been merged into another text.
-    merged: usize,
     sorted: Vec<u8>,
 }
 
@@ -50,7 +48,6 @@ impl Text {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.members.clear();
-        self.merged = 0;
     }
 
     pub(super) fn push(&mut self, byte: u8) {
@@ -126,27 +123,8 @@ impl Text {
         if !object.ordered {
             self.sort(object.base);
         }
-        if object.base > 0 {
-            self.members.truncate(object.base);
-        }
+        self.members.truncate(object.base);
         self.push(b'}');
-    }
-
-    /// Puts those members of `head` here that come before `name`, or all that are left.
-    pub(super) fn merge(&mut self, object: &Object, head: &mut Self, name: Option<&str>) {
-        while let Some(next) = head.members.get(head.merged)
-            && name.is_none_or(|name| head.key(next).is_before(name))
-        {
-            self.comma(object);
-            self.members.push(next.moved(self.bytes.len()));
-            self.bytes.extend_from_slice(head.bytes.get(next.start..next.end).unwrap_or_default());
-            head.merged += 1;
-        }
-    }
-
-    /// Whether all members have been merged into another text.
-    pub(super) const fn is_merged(&self) -> bool {
-        self.merged >= self.members.len()
     }
 
     fn comma(&mut self, object: &Object) {
@@ -196,15 +174,6 @@ impl Key<'_> {
             return inner.first().cmp(&other.first()).then_with(|| inner.cmp(other));
         }
         self.text().encode_utf16().cmp(other.text().encode_utf16())
-    }
-
-    /// Whether it comes before a name that is not yet written.
-    fn is_before(&self, name: &str) -> bool {
-        if self.plain && name.is_ascii() {
-            let (inner, name) = (self.inner(), name.as_bytes());
-            return inner.first().cmp(&name.first()).then_with(|| inner.cmp(name)).is_lt();
-        }
-        self.text().encode_utf16().lt(name.encode_utf16())
     }
 
     /// Without the closing quote, which would come before other characters.

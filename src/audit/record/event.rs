@@ -8,8 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Text;
-use crate::audit::encode::hex;
-use crate::model::{AuditMode, RecordId};
+use crate::model::{AuditMode, RecordId, hex};
 
 /// A refusal before anybody was identified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -9,8 +9,8 @@ use flate2::write::GzEncoder;
 use serde::Serialize;
 
 use super::{ReportError, io_error};
-use crate::audit::encode::hex;
 use crate::audit::keys::make_directory;
+use crate::model::hex;
 
 /// A file that was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

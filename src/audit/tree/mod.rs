@@ -80,7 +80,7 @@ pub fn subtree_root(hashes: &[Hash]) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::encode::hex;
+    use crate::model::hex;
 
     /// RFC 6962 gives no vectors; these are those of the Certificate Transparency reference implementation.
     #[test]

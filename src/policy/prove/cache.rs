@@ -46,7 +46,7 @@ impl Cache {
             digest.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             digest.update(part.as_bytes());
         }
-        digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::model::hex(digest.finish().as_ref())
     }
 
     /// The answer that is remembered, if there is one that can be read.

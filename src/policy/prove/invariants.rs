@@ -45,7 +45,7 @@ impl Invariant {
     #[must_use]
     pub fn sha256(&self) -> String {
         let digest = digest(&SHA256, self.canonical().as_bytes());
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::model::hex(digest.as_ref())
     }
 }
 

@@ -77,7 +77,7 @@ impl PublicKey {
         }
         let key = OaepPublicEncryptingKey::new(key).map_err(|_| PublicKeyError::Malformed(shown()))?;
         let digest = digest(&SHA256, &der);
-        let print: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let print = crate::model::hex(digest.as_ref().get(..8).unwrap_or_default());
         let name = format!("public/{}/{print}", recipient.as_str().replace('/', "%2F"));
         Ok(Self { key, name })
     }
