@@ -38,7 +38,7 @@ fn main() {
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         raw.push(bare(&root.join("raw")));
-        // They stay until the end: for seconds after many files were removed, ext4 is slow to make new ones.
+        // They stay until the end: for minutes after many files were removed, ext4 is slow to make new ones.
         ours.push(runtime.block_on(append(&root.join(format!("append-{round}")))));
     }
     let (raw, ours) = (median(raw), median(ours));
@@ -85,10 +85,10 @@ async fn append(directory: &Path) -> f64 {
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..WRITERS {
-        let audit = audit.clone();
+        let (audit, record) = (audit.clone(), decision());
         tasks.spawn(async move {
             while began.elapsed() < ROUND {
-                cross(&audit, AuditMode::Required).await;
+                cross(&audit, AuditMode::Required, &record).await;
             }
         });
     }
@@ -102,10 +102,10 @@ async fn fill(directory: &Path, records: u64) {
     let audit = open(directory);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..WRITERS {
-        let audit = audit.clone();
+        let (audit, record) = (audit.clone(), decision());
         tasks.spawn(async move {
             while audit.stats().records < records {
-                cross(&audit, AuditMode::BestEffort).await;
+                cross(&audit, AuditMode::BestEffort, &record).await;
             }
         });
     }
@@ -143,9 +143,9 @@ fn start(runtime: &tokio::runtime::Runtime, journal: &Path) {
     println!("start, last segment compared with the tree               {:>10.1} ms", median(times));
 }
 
-async fn cross(audit: &Audit, mode: AuditMode) {
+async fn cross(audit: &Audit, mode: AuditMode, record: &Decision<'_>) {
     let mut draft = audit.draft(RecordId::new(), mode).unwrap();
-    draft.decision(&decision()).await.unwrap();
+    draft.decision(record).await.unwrap();
     draft.close(&Outcome { status: Some(200), ..Outcome::bare(Ending::Complete) });
 }
 

@@ -128,19 +128,18 @@ pub(crate) fn kept(payload: &[u8]) -> &[u8] {
 pub fn encode(out: &mut Vec<u8>, seq: u64, kind: Kind, time: u64, payload: &[u8]) {
     let payload = kept(payload);
     let length = u32::try_from(CHECKED_HEADER + payload.len()).unwrap_or(u32::MAX);
-    let seq = seq.to_le_bytes();
-    let time = time.to_le_bytes();
-    let mut crc = crc32c::crc32c(&seq);
-    crc = crc32c::crc32c_append(crc, &[kind.byte()]);
-    crc = crc32c::crc32c_append(crc, &time);
-    crc = crc32c::crc32c_append(crc, payload);
+    let start = out.len();
     out.reserve(frame_bytes(payload.len()));
     out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&crc.to_le_bytes());
-    out.extend_from_slice(&seq);
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&seq.to_le_bytes());
     out.push(kind.byte());
-    out.extend_from_slice(&time);
+    out.extend_from_slice(&time.to_le_bytes());
     out.extend_from_slice(payload);
+    // The checksum of what stands behind it, in one piece.
+    if let Some((checksum, checked)) = out.get_mut(start + 4..).and_then(<[u8]>::split_first_chunk_mut) {
+        *checksum = crc32c::crc32c(checked).to_le_bytes();
+    }
 }
 
 /// Reads the frame at the start of `bytes`. The length is checked before anything is read or kept.
