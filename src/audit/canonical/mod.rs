@@ -7,6 +7,7 @@
 //! It is written in one pass by a serializer of its own (`pen`). Record types declare their members in canonical order, so in a usual record
 //! nothing has to move (`text`).
 
+mod name;
 mod pen;
 mod text;
 

@@ -2,9 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use serde::ser::{self, Impossible, Serialize, Serializer};
+use serde::ser::{self, Serialize, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter as _};
 
+use super::name::Name;
 use super::text::{Object, Text};
 use super::{MAX_DEPTH, MAX_INTEGER};
 
@@ -19,7 +20,7 @@ impl ser::Error for Formless {
     }
 }
 
-type Written = Result<(), Formless>;
+pub(super) type Written = Result<(), Formless>;
 
 /// Writes a value and, if it is an object, among its members those of `head`.
 pub(super) fn write<H: Serialize>(
@@ -30,7 +31,7 @@ pub(super) fn write<H: Serialize>(
     value.serialize(&mut Pen { text, head, depth: 0 })
 }
 
-struct Pen<'t, H> {
+pub(super) struct Pen<'t, H> {
     text: &'t mut Text,
     /// What of the head is not written yet.
     head: &'t [(&'static str, Option<H>)],
@@ -49,7 +50,7 @@ impl<H: Serialize> Pen<'_, H> {
         Ok(self.text.open())
     }
 
-    fn name(&mut self, object: &mut Object, name: &str) -> Written {
+    pub(super) fn name(&mut self, object: &mut Object, name: &str) -> Written {
         if self.depth == 1 {
             self.merge(object, |own| own < name)?;
         }
@@ -268,7 +269,7 @@ impl<'p, 't, H: Serialize> Serializer for &'p mut Pen<'t, H> {
 }
 
 /// A list that is being written.
-struct List<'p, 't, H> {
+pub(super) struct List<'p, 't, H> {
     pen: &'p mut Pen<'t, H>,
     first: bool,
     /// The object whose one member it is: it names the variant of an `enum`.
@@ -297,7 +298,7 @@ impl<'p, 't, H: Serialize> List<'p, 't, H> {
 }
 
 /// An object that is being written.
-struct Members<'p, 't, H> {
+pub(super) struct Members<'p, 't, H> {
     pen: &'p mut Pen<'t, H>,
     object: Object,
     around: Option<Object>,
@@ -370,75 +371,4 @@ impl<H: Serialize> ser::SerializeMap for Members<'_, '_, H> {
     fn end(self) -> Written {
         self.close()
     }
-}
-
-/// The name of a member of a map: a text, or what has one.
-struct Name<'n, 't, H> {
-    pen: &'n mut Pen<'t, H>,
-    object: &'n mut Object,
-}
-
-/// Methods of values that are no name.
-macro_rules! nameless {
-    ($($method:ident($($argument:ty),*) $(<$generic:ident>)? -> $result:ty),* $(,)?) => {$(
-        fn $method$(<$generic: Serialize + ?Sized>)?(self, $(_: $argument),*) -> Result<$result, Formless> {
-            Err(Formless)
-        }
-    )*};
-}
-
-/// Methods of values whose text is a name.
-macro_rules! named {
-    ($($method:ident: $kind:ty),*) => {$(
-        fn $method(self, value: $kind) -> Written {
-            self.serialize_str(&value.to_string())
-        }
-    )*};
-}
-
-impl<H: Serialize> Serializer for Name<'_, '_, H> {
-    type Ok = ();
-    type Error = Formless;
-    type SerializeSeq = Impossible<(), Formless>;
-    type SerializeTuple = Impossible<(), Formless>;
-    type SerializeTupleStruct = Impossible<(), Formless>;
-    type SerializeTupleVariant = Impossible<(), Formless>;
-    type SerializeMap = Impossible<(), Formless>;
-    type SerializeStruct = Impossible<(), Formless>;
-    type SerializeStructVariant = Impossible<(), Formless>;
-
-    fn serialize_str(self, name: &str) -> Written {
-        self.pen.name(self.object, name)
-    }
-
-    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Written {
-        self.serialize_str(variant)
-    }
-
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Written {
-        value.serialize(self)
-    }
-
-    named!(
-        serialize_bool: bool, serialize_char: char,
-        serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64, serialize_i128: i128,
-        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_u128: u128
-    );
-    nameless!(
-        serialize_f32(f32) -> (),
-        serialize_f64(f64) -> (),
-        serialize_bytes(&[u8]) -> (),
-        serialize_none() -> (),
-        serialize_some(&T) <T> -> (),
-        serialize_unit() -> (),
-        serialize_unit_struct(&'static str) -> (),
-        serialize_newtype_variant(&'static str, u32, &'static str, &T) <T> -> (),
-        serialize_seq(Option<usize>) -> Self::SerializeSeq,
-        serialize_tuple(usize) -> Self::SerializeTuple,
-        serialize_tuple_struct(&'static str, usize) -> Self::SerializeTupleStruct,
-        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Self::SerializeTupleVariant,
-        serialize_map(Option<usize>) -> Self::SerializeMap,
-        serialize_struct(&'static str, usize) -> Self::SerializeStruct,
-        serialize_struct_variant(&'static str, u32, &'static str, usize) -> Self::SerializeStructVariant,
-    );
 }
