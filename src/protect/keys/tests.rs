@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use jiff::SignedDuration;
 
 use super::*;
-use crate::model::Problems;
+use crate::model::{Problems, hex};
 
 #[derive(Debug)]
 struct Fixed(Mutex<Timestamp>);
@@ -274,10 +274,6 @@ async fn nothing_prints_key_material() {
 fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD_NO_PAD.encode(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
