@@ -176,13 +176,15 @@ def _s3(folder, work, log):
         "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}))
     data = work / "data"
     data.mkdir()
-    port, master, volume, filer = (free_port() for _ in range(4))
+    port, master = free_port(), free_port()
+    # All its ports are named: one that is not is 10,000 above another, where an outgoing connection may sit.
+    ports = [f"-s3.port={port}", f"-master.port={master}", f"-volume.port={free_port()}", f"-filer.port={free_port()}"]
+    ports += [f"-{role}.port.grpc={free_port()}" for role in ("s3", "master", "volume", "filer")]
     program = folder / "bin" / "weed"
     program.chmod(0o755)
     process = Process(
-        [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
-         f"-volume.port={volume}", "-volume.max=200", "-master.volumeSizeLimitMB=32", "-filer", f"-filer.port={filer}",
-         f"-filer.localSocket={work}/filer.sock", "-s3", f"-s3.port={port}", f"-s3.config={identities}", "-s3.iam=false"],
+        [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports, "-volume.max=200",
+         "-master.volumeSizeLimitMB=32", "-filer", f"-filer.localSocket={work}/filer.sock", "-s3", f"-s3.config={identities}", "-s3.iam=false"],
         log, cwd=work)
     url = f"http://127.0.0.1:{port}"
     process.ready(lambda: _http_ok(url + "/healthz") and _http_ok(f"http://127.0.0.1:{master}/cluster/healthz"))

@@ -30,9 +30,9 @@ _given = set()
 
 
 def free_port():
-    """A loopback port below the ephemeral range, so no outgoing connection takes it; port + 10000 is valid too."""
+    """A loopback port below the ephemeral range, so no outgoing connection takes it."""
     while True:
-        port = random.randint(20000, 31000)
+        port = random.randint(20000, 32000)
         if port in _given:
             continue
         with socket.socket() as probe, contextlib.suppress(OSError):
