@@ -180,6 +180,7 @@ def _s3(folder, work, log):
     # All its ports are named: one that is not is 10,000 above another, where an outgoing connection may sit.
     ports = [f"-s3.port={port}", f"-master.port={master}", f"-volume.port={free_port()}", f"-filer.port={free_port()}"]
     ports += [f"-{role}.port.grpc={free_port()}" for role in ("s3", "master", "volume", "filer")]
+    ports += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     program = folder / "bin" / "weed"
     program.chmod(0o755)
     process = Process(
