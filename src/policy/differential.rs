@@ -56,7 +56,7 @@ const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const ACTIONS: [&str; 5] = ["read", "write", "any", "send", "stray"];
 
 /// Conditions that are true, false, or error, some of them only for some requests.
-const CONDITIONS: [&str; 14] = [
+const CLAUSES: [&str; 14] = [
     "",
     "when { true }",
     "unless { true }",
@@ -72,6 +72,68 @@ const CONDITIONS: [&str; 14] = [
     "when { context.level }",
     "when { context.level > 1 } unless { resource == principal && action == Action::\"read\" }",
 ];
+
+/// What clauses are built of: every operator with values of its type and of others, there or missing.
+const TERMS: [&str; 38] = [
+    "true",
+    "false",
+    "context.flag",
+    "context.level",
+    "context.absent",
+    "context.level >= 2",
+    "context.level < context.name",
+    "2 <= context.inner.depth",
+    "context.since < context.until",
+    "context.since < context.level",
+    "context.level == 2",
+    "context.level == \"2\"",
+    "context.name == \"ab\"",
+    "context.name != context.inner.name",
+    "context.list == [2, 1]",
+    "context.inner == context.inner",
+    "context == context.inner",
+    "context.name like \"a*\"",
+    "context.inner.name like \"*b*\"",
+    "context.level like \"*\"",
+    "context has absent",
+    "context has inner && context.inner has depth",
+    "context has inner.depth",
+    "context.name has length",
+    "principal has clearance",
+    "principal.clearance >= context.level",
+    "Ghost::\"nobody\" has shape",
+    "context.who.open",
+    "context.list.contains(context.level)",
+    "[\"ab\", \"cd\", 3].contains(context.name)",
+    "context.name.contains(1)",
+    "context.list.containsAny([1, 7])",
+    "context.who in [Team::\"a\", Doc::\"b\"]",
+    "principal in [Team::\"a\", User::\"a\"]",
+    "context.who in context.list",
+    "context.level in Team::\"a\"",
+    "resource is Doc && context.who is User",
+    "context.name is User",
+];
+
+/// Terms under and, or, not and if; and what else a policy may say.
+fn clauses() -> impl Strategy<Value = String> {
+    let terms = select(&TERMS[..]).prop_map(|term| format!("({term})"));
+    let conditions = terms.prop_recursive(3, 12, 3, |inner| {
+        let (a, b, c) = (inner.clone(), inner.clone(), inner.clone());
+        prop_oneof![
+            3 => (a.clone(), b.clone()).prop_map(|(a, b)| format!("({a} && {b})")),
+            3 => (a.clone(), b.clone()).prop_map(|(a, b)| format!("({a} || {b})")),
+            2 => inner.prop_map(|inner| format!("!{inner}")),
+            1 => (a, b, c).prop_map(|(a, b, c)| format!("(if {a} then {b} else {c})")),
+        ]
+    });
+    let word = select(&["when", "unless"][..]);
+    let clause = (word, conditions).prop_map(|(word, condition)| format!("{word} {{ {condition} }}"));
+    prop_oneof![
+        1 => select(&CLAUSES[..]).prop_map(str::to_owned),
+        2 => prop::collection::vec(clause, 1..3).prop_map(|clauses| clauses.join(" ")),
+    ]
+}
 
 fn uid() -> impl Strategy<Value = String> {
     (select(&TYPES[..]), select(&IDS[..])).prop_map(|(kind, id)| format!("{kind}::\"{id}\""))
@@ -105,7 +167,7 @@ fn actions() -> impl Strategy<Value = String> {
 
 fn policy(slot: bool) -> impl Strategy<Value = String> {
     let effect = select(&["permit", "permit", "forbid"][..]);
-    (effect, part("principal", slot), actions(), part("resource", slot), select(&CONDITIONS[..])).prop_map(
+    (effect, part("principal", slot), actions(), part("resource", slot), clauses()).prop_map(
         |(effect, principal, action, resource, condition)| {
             format!("{effect} ({principal}, {action}, {resource}) {condition};")
         },
@@ -177,15 +239,28 @@ fn json_uid(text: &str) -> Value {
     serde_json::json!({"type": uid.type_name().to_string(), "id": uid.id().unescaped()})
 }
 
+/// Requests that have not every attribute, and some under another type than the terms ask for.
 fn request() -> impl Strategy<Value = Request> {
-    (uid(), action(), uid(), 0_i64..4, any::<bool>()).prop_map(
-        |(principal, action, resource, level, flag)| {
-            let context = serde_json::json!({"level": level, "flag": flag});
-            let context = Context::from_json_value(context, None).unwrap();
-            let uid = |text: String| text.parse().unwrap();
-            Request::new(uid(principal), uid(action), uid(resource), context, None).unwrap()
-        },
-    )
+    let inner = prop_oneof![
+        Just(serde_json::json!({"name": "ab", "depth": 2})),
+        Just(serde_json::json!({"name": "cab"})),
+        Just(serde_json::json!("no record")),
+    ];
+    let name = prop_oneof![Just(Value::from("ab")), Just(Value::from("ba")), Just(Value::from(2))];
+    let facts = (0_i64..4, any::<bool>(), name, inner, uid(), subsequence(vec![1, 2, 3], 0..=3));
+    let some = subsequence(vec!["flag", "name", "inner", "who", "list", "since", "until"], 3..=7);
+    (uid(), action(), uid(), facts, some).prop_map(|(principal, action, resource, facts, some)| {
+        let (level, flag, name, inner, who, list) = facts;
+        let date = |day: &str| serde_json::json!({"__extn": {"fn": "datetime", "arg": day}});
+        let mut context = serde_json::json!({
+            "level": level, "flag": flag, "name": name, "inner": inner, "who": {"__entity": json_uid(&who)}, "list": list,
+            "since": date("2026-01-01"), "until": date("2026-01-02"),
+        });
+        context.as_object_mut().unwrap().retain(|key, _| key == "level" || some.contains(&key.as_str()));
+        let context = Context::from_json_value(context, None).unwrap();
+        let uid = |text: String| text.parse().unwrap();
+        Request::new(uid(principal), uid(action), uid(resource), context, None).unwrap()
+    })
 }
 
 proptest! {

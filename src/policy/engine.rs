@@ -1,9 +1,10 @@
 //! The evaluation of a request: the policies whose scope matches, each by its conditions alone, combined as Cedar's authorizer does.
 //!
-//! Cedar's evaluator does the evaluating; what is ours is which policies it sees ([`super::index`]) and that their scopes, which the index
-//! has decided already, are not evaluated again. Decision, reasons and errors are those of the plain authorizer over the whole set: tests
+//! What is ours is which policies are looked at ([`super::index`]), that their scopes, which the index has decided already, are not
+//! evaluated again, and that conditions that can be told by looking are ([`super::direct`]); Cedar's evaluator does the rest. Decision, reasons and errors are those of the plain authorizer over the whole set: tests
 //! in `differential` compare them over generated sets and Cedar's own corpus. Nothing of an answer is kept.
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 
 use cedar_policy::{AuthorizationError, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet};
@@ -13,6 +14,7 @@ use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 use cedar_policy_core::pst;
 
+use super::direct::{Facts, Test};
 use super::index::Index;
 use super::schema::describe;
 
@@ -22,14 +24,29 @@ struct Rule {
     id: PolicyId,
     effect: Effect,
     /// `None`: it applies wherever its scope matches.
-    conditions: Option<Expr>,
+    conditions: Option<Conditions>,
+}
+
+/// What a policy says beyond its scope.
+#[derive(Debug)]
+struct Conditions {
+    expression: Expr,
+    /// The same as far as it needs no evaluator.
+    test: Test,
+}
+
+impl Conditions {
+    fn new(expression: Expr) -> Self {
+        let expression = bare(expression);
+        Self { test: Test::read(&expression), expression }
+    }
 }
 
 impl Rule {
     fn new(id: &PolicyId, policy: &Policy) -> Self {
         // Conditions hold no slots, so those of a linked policy are those of its template.
         let conditions = policy.as_ref().non_scope_constraints().cloned();
-        Self { id: id.clone(), effect: policy.effect(), conditions: conditions.map(bare) }
+        Self { id: id.clone(), effect: policy.effect(), conditions: conditions.map(Conditions::new) }
     }
 }
 
@@ -85,10 +102,16 @@ impl Engine {
 
     /// Evaluates a request over its slice. Allocates for reasons and errors, not for policies that do not apply.
     pub(super) fn answer(&self, request: Request, slice: &Slice, entities: &Entities) -> Answer<'_> {
-        let evaluator = Evaluator::new(request, entities.as_ref(), Extensions::all_available());
+        let facts = Facts::new(&request, entities.as_ref());
+        let cedar = LazyCell::new(|| Evaluator::new(request, entities.as_ref(), Extensions::all_available()));
         let (mut permits, mut forbids, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for rule in slice.0.iter().filter_map(|position| self.rules.get(usize::try_from(*position).ok()?)) {
-            match self.applies(&evaluator, rule) {
+            let told = match &rule.conditions {
+                None => Some(true),
+                Some(conditions) => facts.as_ref().and_then(|facts| conditions.test.holds(facts)),
+            };
+            let applies = told.map_or_else(|| self.applies(&cedar, rule), Ok);
+            match applies {
                 Ok(false) => {}
                 Ok(true) if rule.effect == Effect::Permit => permits.push(&rule.id),
                 Ok(true) => forbids.push(&rule.id),
@@ -100,14 +123,14 @@ impl Engine {
         Answer { allow, reasons: if allow { permits } else { forbids }, errors }
     }
 
-    fn applies(&self, evaluator: &Evaluator<'_>, rule: &Rule) -> Result<bool, Box<EvaluationError>> {
-        let Some(conditions) = &rule.conditions else { return Ok(true) };
-        match evaluator.interpret(conditions, &self.slots)?.value {
+    fn applies(&self, cedar: &Evaluator<'_>, rule: &Rule) -> Result<bool, Box<EvaluationError>> {
+        let Some(Conditions { expression, .. }) = &rule.conditions else { return Ok(true) };
+        match cedar.interpret(expression, &self.slots)?.value {
             ValueKind::Lit(Literal::Bool(applies)) => Ok(applies),
             // No boolean: Cedar's own error for that, as it comes of the whole policy.
             _ => {
-                let whole = Expr::and(Expr::val(true), conditions.clone());
-                let applies = evaluator.interpret(&whole, &self.slots)?;
+                let whole = Expr::and(Expr::val(true), expression.clone());
+                let applies = cedar.interpret(&whole, &self.slots)?;
                 Ok(applies == Value::from(true))
             }
         }

@@ -15,6 +15,7 @@ mod contradiction;
 mod decide;
 #[cfg(test)]
 mod differential;
+mod direct;
 pub mod embedded;
 mod engine;
 mod entities;
@@ -41,6 +42,7 @@ pub mod shadow;
 mod source;
 pub mod suite;
 mod verify;
+mod wildcards;
 
 pub use advice::advise;
 pub use anatomy::{Anatomy, AnatomyError, Dissected, Holds, Part, PartKind, at};
