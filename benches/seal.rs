@@ -41,7 +41,7 @@ fn median(mut times: Vec<f64>) -> f64 {
 fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
     let mut context = EncryptionContext::new();
     for (key, value) in pairs {
-        context.insert(*key, *value).unwrap();
+        context.insert((*key).to_owned(), *value).unwrap();
     }
     context
 }

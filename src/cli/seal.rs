@@ -274,7 +274,9 @@ fn read_header(input: &mut Input) -> Result<(UnverifiedHeader, BytesMut, BytesMu
 fn context(pairs: &[(String, String)]) -> anyhow::Result<EncryptionContext> {
     let mut context = EncryptionContext::new();
     for (key, value) in pairs {
-        context.insert(key, value).with_context(|| format!("`{key}` cannot be part of the context"))?;
+        context
+            .insert(key.clone(), value)
+            .with_context(|| format!("`{key}` cannot be part of the context"))?;
     }
     Ok(context)
 }

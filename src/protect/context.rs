@@ -200,10 +200,10 @@ mod tests {
     fn with(context: &EncryptionContext, key: &str, value: Option<&str>) -> EncryptionContext {
         let mut changed = EncryptionContext::new();
         for (other, text) in context.iter().filter(|(other, _)| *other != key) {
-            changed.insert(other, text).unwrap();
+            changed.insert(other.to_owned(), text).unwrap();
         }
         if let Some(value) = value {
-            changed.insert(key, value).unwrap();
+            changed.insert(key.to_owned(), value).unwrap();
         }
         changed
     }

@@ -17,7 +17,7 @@ const NAME: &str = "t/acme/gpu/request/v1";
 pub(crate) fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
     let mut context = EncryptionContext::new();
     for (key, value) in pairs {
-        context.insert(*key, *value).unwrap();
+        context.insert((*key).to_owned(), *value).unwrap();
     }
     context
 }

@@ -71,7 +71,7 @@ fn bytes(text: &str) -> Vec<u8> {
 fn context(pairs: &BTreeMap<String, String>) -> EncryptionContext {
     let mut context = EncryptionContext::new();
     for (key, value) in pairs {
-        context.insert(key, value).unwrap();
+        context.insert(key.clone(), value).unwrap();
     }
     context
 }

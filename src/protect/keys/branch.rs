@@ -29,6 +29,8 @@ type Busy = Arc<Mutex<Option<(Instant, KeyError)>>>;
 /// An opened branch key.
 pub(super) struct Branch {
     name: KeyName,
+    /// The name as messages carry it.
+    text: String,
     key: BranchKey,
     opened: Instant,
     /// Wraps that are left of those set aside; of the version, however often its key is opened again.
@@ -43,8 +45,13 @@ impl fmt::Debug for Branch {
 }
 
 impl Branch {
-    pub(super) const fn name(&self) -> &KeyName {
-        &self.name
+    fn new(name: KeyName, key: BranchKey, opened: Instant, left: Arc<AtomicU64>) -> Self {
+        Self { text: name.to_string(), name, key, opened, left }
+    }
+
+    /// The name as messages carry it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     pub(super) const fn key(&self) -> &BranchKey {
@@ -169,7 +176,7 @@ impl Branches {
     async fn open_anew(&self, scope: &Scope, root: &RecipientName) -> Result<Arc<Branch>, KeyError> {
         let (name, file, left) = self.lease(scope).await?;
         let key = self.unwrap(&name, &file, root).await?;
-        Ok(Arc::new(Branch { name, key, opened: Instant::now(), left }))
+        Ok(Arc::new(Branch::new(name, key, Instant::now(), left)))
     }
 
     async fn open_to_seal(&self, scope: &Scope, root: &RecipientName) -> Result<Arc<Branch>, KeyError> {
@@ -181,7 +188,7 @@ impl Branches {
             Some(old) => (old.key.clone(), old.opened),
             None => (self.unwrap(&name, &file, root).await?, Instant::now()),
         };
-        Ok(Arc::new(Branch { name, key, opened, left }))
+        Ok(Arc::new(Branch::new(name, key, opened, left)))
     }
 
     /// The newest active version, and its wraps that are set aside for us; more are, if none is left.
@@ -257,8 +264,7 @@ impl Branches {
         };
         let key = self.unwrap(name, &file, root).await;
         *failed = key.as_ref().err().map(|error| (Instant::now(), error.clone()));
-        let branch =
-            Arc::new(Branch { name: name.clone(), key: key?, opened: Instant::now(), left: Arc::default() });
+        let branch = Arc::new(Branch::new(name.clone(), key?, Instant::now(), Arc::default()));
         put(&self.opening, name.clone(), Arc::clone(&branch));
         self.forget_later();
         Ok(Some(branch))

@@ -215,9 +215,9 @@ impl Keys {
             }
             Kind::Branch(root) => {
                 let branch = self.0.branches.to_seal(scope, root).await?;
-                let name = branch.name().to_string();
-                let edk = aes_edk::wrap(branch.key(), &self.0.namespace, &name, data_key, context);
-                Ok((edk.map_err(|_| KeyError::Crypto)?, name))
+                let name = branch.text();
+                let edk = aes_edk::wrap(branch.key(), &self.0.namespace, name, data_key, context);
+                Ok((edk.map_err(|_| KeyError::Crypto)?, name.to_owned()))
             }
         }
     }
@@ -238,8 +238,8 @@ impl Keys {
         for edk in edks.iter().filter(|edk| edk.provider == self.0.namespace.as_bytes()) {
             let Some(name) = key_of(edk).filter(|name| name.scope == *scope) else { continue };
             let Some(branch) = self.0.branches.to_open(&name, root).await? else { continue };
-            let text = name.to_string();
-            if let Some(data_key) = aes_edk::unwrap(branch.key(), &self.0.namespace, &text, edk, context) {
+            let opened = aes_edk::unwrap(branch.key(), &self.0.namespace, branch.text(), edk, context);
+            if let Some(data_key) = opened {
                 return Ok((data_key, name));
             }
         }

@@ -1,6 +1,6 @@
 //! The encryption context: what a message is for, authenticated, and readable where it is stored in the header.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::fmt;
 
 use super::OpenError;
@@ -10,12 +10,20 @@ use super::header::Reader;
 pub const MAX_PAIRS: usize = 64;
 /// The most bytes of a context in its serialised form.
 pub const MAX_CONTEXT_BYTES: usize = 8 * 1024;
+/// The number of pairs, in the serialised form.
+const COUNT_BYTES: usize = 2;
+/// The lengths of a key and a value.
+const LENGTHS_BYTES: usize = 4;
 /// Keys that begin so are the format's own.
 const RESERVED: &str = "aws-crypto-";
 
 /// Pairs of text, sorted by the bytes of their keys, without doubles.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct EncryptionContext(BTreeMap<String, String>);
+pub struct EncryptionContext {
+    pairs: Vec<(Cow<'static, str>, String)>,
+    /// What all pairs take in the serialised form.
+    bytes: usize,
+}
 
 /// A pair that a context cannot take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,14 +46,18 @@ impl EncryptionContext {
     /// A context without pairs.
     #[must_use]
     pub const fn new() -> Self {
-        Self(BTreeMap::new())
+        Self { pairs: Vec::new(), bytes: 0 }
     }
 
     /// Adds a pair.
     ///
     /// # Errors
     /// The key is empty, reserved or there already, or the context would go over its bounds.
-    pub fn insert(&mut self, key: impl Into<String>, value: impl Into<String>) -> Result<(), ContextError> {
+    pub fn insert(
+        &mut self,
+        key: impl Into<Cow<'static, str>>,
+        value: impl Into<String>,
+    ) -> Result<(), ContextError> {
         let (key, value) = (key.into(), value.into());
         if key.is_empty() {
             return Err(ContextError::EmptyKey);
@@ -53,33 +65,36 @@ impl EncryptionContext {
         if key.starts_with(RESERVED) {
             return Err(ContextError::Reserved);
         }
-        if self.0.contains_key(&key) {
-            return Err(ContextError::Double);
-        }
-        if self.0.len() >= MAX_PAIRS
-            || self.serialised_len() + 6 + key.len() + value.len() > MAX_CONTEXT_BYTES
-        {
+        let Err(place) = self.place(&key) else { return Err(ContextError::Double) };
+        let bytes = self.bytes + LENGTHS_BYTES + key.len() + value.len();
+        if self.pairs.len() >= MAX_PAIRS || COUNT_BYTES + bytes > MAX_CONTEXT_BYTES {
             return Err(ContextError::TooLarge);
         }
-        self.0.insert(key, value);
+        self.pairs.insert(place, (key, value));
+        self.bytes = bytes;
         Ok(())
+    }
+
+    /// Where a key is, or would be.
+    fn place(&self, key: &str) -> Result<usize, usize> {
+        self.pairs.binary_search_by(|(other, _)| other.as_ref().cmp(key))
     }
 
     /// The value of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
+        self.pairs.get(self.place(key).ok()?).map(|(_, value)| value.as_str())
     }
 
     /// All pairs by their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.pairs.iter().map(|(key, value)| (key.as_ref(), value.as_str()))
     }
 
     /// Whether there is no pair.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.pairs.is_empty()
     }
 
     /// The pairs of both.
@@ -88,8 +103,8 @@ impl EncryptionContext {
     /// A key is in both, or together they go over the bounds.
     pub fn union(&self, other: &Self) -> Result<Self, ContextError> {
         let mut all = self.clone();
-        for (key, value) in other.iter() {
-            all.insert(key, value)?;
+        for (key, value) in &other.pairs {
+            all.insert(key.clone(), value.as_str())?;
         }
         Ok(all)
     }
@@ -97,23 +112,18 @@ impl EncryptionContext {
     /// The form that is stored and authenticated: nothing for no pair, else their count and each key and value with its length.
     #[must_use]
     pub fn serialise(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.serialised_len());
         if self.is_empty() {
-            return out;
+            return Vec::new();
         }
-        put_u16(&mut out, self.0.len());
-        for (key, value) in &self.0 {
+        let mut out = Vec::with_capacity(COUNT_BYTES + self.bytes);
+        put_u16(&mut out, self.pairs.len());
+        for (key, value) in self.iter() {
             for text in [key, value] {
                 put_u16(&mut out, text.len());
                 out.extend_from_slice(text.as_bytes());
             }
         }
         out
-    }
-
-    fn serialised_len(&self) -> usize {
-        let pairs: usize = self.0.iter().map(|(key, value)| 4 + key.len() + value.len()).sum();
-        if self.is_empty() { 0 } else { 2 + pairs }
     }
 
     /// Reads the stored form; it must be exactly what [`Self::serialise`] would write.
@@ -136,7 +146,7 @@ impl EncryptionContext {
                 return Err(OpenError::Header("the encryption context is not sorted, or has a key twice"));
             }
             last = Some(key);
-            context.insert(key, value).map_err(|_| malformed)?;
+            context.insert(key.to_owned(), value).map_err(|_| malformed)?;
         }
         if count == 0 || !reader.is_empty() {
             return Err(malformed);
@@ -148,7 +158,7 @@ impl EncryptionContext {
 impl fmt::Debug for EncryptionContext {
     /// Keys alone: values can be confidential where they are not stored.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.iter().map(|(key, _)| key)).finish()
     }
 }
 

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::SealError;
 use super::aead::KEY_BYTES;
+use crate::model::hex;
 
 /// The length of a message id in bytes.
 pub const MESSAGE_ID_BYTES: usize = 32;
@@ -41,7 +42,7 @@ impl From<[u8; MESSAGE_ID_BYTES]> for MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
