@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use clap::Args;
 
 use super::{Answer, keys};
@@ -380,7 +380,7 @@ impl Output {
         Ok(Self::File { file: Some(file), aside, path: path.to_owned() })
     }
 
-    fn write(&mut self, bytes: &Bytes) -> anyhow::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         match self {
             // A pipe's reader may wait for what is there.
             Self::Pipe(pipe) => pipe.write_all(bytes).and_then(|()| pipe.flush())?,

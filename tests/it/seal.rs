@@ -51,10 +51,10 @@ fn seal_parts(frame: u32, plaintext: &[u8], chunk: usize) -> Vec<Bytes> {
     for chunk in plaintext.chunks(chunk.max(1)) {
         let mut input = Bytes::copy_from_slice(chunk);
         while !input.is_empty() {
-            parts.extend(sealer.push(&mut input).unwrap());
+            parts.extend(sealer.push(&mut input).unwrap().map(BytesMut::freeze));
         }
     }
-    parts.push(sealer.finish().unwrap());
+    parts.push(sealer.finish().unwrap().freeze());
     assert_eq!(parts.iter().map(|part| part.len() as u64).sum::<u64>(), length);
     parts
 }

@@ -67,7 +67,7 @@ impl Sealer {
     ///
     /// # Errors
     /// The message has more frames than the format can count.
-    pub fn push(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, SealError> {
+    pub fn push(&mut self, input: &mut Bytes) -> Result<Option<BytesMut>, SealError> {
         if input.is_empty() {
             return Ok(None);
         }
@@ -93,7 +93,7 @@ impl Sealer {
             self.cipher.seal(&nonce(self.number), aad.as_slice(), text).map_err(|_| SealError::Cipher)?;
         frame.put_slice(&tag);
         self.number = next;
-        Ok(Some(frame.freeze()))
+        Ok(Some(frame))
     }
 
     /// Plaintext bytes that wait for their frame to fill.
@@ -106,7 +106,7 @@ impl Sealer {
     ///
     /// # Errors
     /// The cipher failed.
-    pub fn finish(self) -> Result<Bytes, SealError> {
+    pub fn finish(self) -> Result<BytesMut, SealError> {
         let text = self.frame.get(REGULAR_HEAD..).unwrap_or_default();
         let mut frame = BytesMut::with_capacity(FINAL_HEAD + text.len() + TAG_BYTES);
         frame.put_u32(FINAL_MARK);
@@ -119,7 +119,7 @@ impl Sealer {
         let tag =
             self.cipher.seal(&nonce(self.number), aad.as_slice(), text).map_err(|_| SealError::Cipher)?;
         frame.put_slice(&tag);
-        Ok(frame.freeze())
+        Ok(frame)
     }
 
     /// The length of the whole message over so many bytes of plaintext; none beyond 2^64.

@@ -39,9 +39,9 @@ fn known() -> &'static Known {
         let mut parts = vec![sealer.header().clone()];
         let mut input = Bytes::from_static(&TEXT);
         while !input.is_empty() {
-            parts.extend(sealer.push(&mut input).unwrap());
+            parts.extend(sealer.push(&mut input).unwrap().map(BytesMut::freeze));
         }
-        parts.push(sealer.finish().unwrap());
+        parts.push(sealer.finish().unwrap().freeze());
         Known { data_key, parts }
     })
 }
