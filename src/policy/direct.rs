@@ -5,6 +5,7 @@
 //! list of [`Test`] has no answer here, and is evaluated by Cedar as a whole, which then also words the error. So an answer is never
 //! another than Cedar's, which `differential` holds against made-up conditions and Cedar's own tests.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
@@ -37,6 +38,21 @@ impl<'a> Facts<'a> {
             entities,
         })
     }
+
+    /// An attribute of a record, or of an entity that is known.
+    fn attribute<'v>(&'v self, of: &'v Value, name: &str) -> Option<&'v Value> {
+        match of.value_kind() {
+            ValueKind::Record(record) => record.get(name),
+            ValueKind::Lit(Literal::EntityUID(uid)) => match self.entities.entity(uid) {
+                Dereference::Data(entity) => match entity.get(name)? {
+                    PartialValue::Value(value) => Some(value),
+                    PartialValue::Residual(_) => None,
+                },
+                Dereference::NoSuchEntity | Dereference::Residual(_) => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 fn entity(entry: &EntityUIDEntry) -> Option<Value> {
@@ -47,7 +63,7 @@ fn entity(entry: &EntityUIDEntry) -> Option<Value> {
 }
 
 /// What names a value: written in the policy, or found by following attributes.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Operand {
     Literal(Value),
     Variable(Var),
@@ -73,25 +89,44 @@ impl Operand {
         }
     }
 
-    fn find<'v>(&'v self, facts: &'v Facts<'_>) -> Option<&'v Value> {
+    fn find<'v>(&'v self, look: &Look<'v>) -> Option<&'v Value> {
+        let facts = look.facts;
         match self {
             Self::Literal(value) => Some(value),
             Self::Variable(Var::Principal) => Some(&facts.principal),
             Self::Variable(Var::Action) => Some(&facts.action),
             Self::Variable(Var::Resource) => Some(&facts.resource),
             Self::Variable(Var::Context) => Some(&facts.context),
-            Self::Attribute(of, name) => match of.find(facts)?.value_kind() {
-                ValueKind::Record(record) => record.get(&**name),
-                ValueKind::Lit(Literal::EntityUID(uid)) => match facts.entities.entity(uid) {
-                    Dereference::Data(entity) => match entity.get(name)? {
-                        PartialValue::Value(value) => Some(value),
-                        PartialValue::Residual(_) => None,
-                    },
-                    Dereference::NoSuchEntity | Dereference::Residual(_) => None,
-                },
-                _ => None,
-            },
+            Self::Attribute(of, name) => look.remembered(self, || facts.attribute(of.find(look)?, name)),
         }
+    }
+}
+
+/// A look at a request. It remembers what it found last: policies that stand together often ask for the same.
+#[derive(Debug)]
+pub(super) struct Look<'v> {
+    facts: &'v Facts<'v>,
+    last: Cell<Option<(&'v Operand, Option<&'v Value>)>>,
+}
+
+impl<'v> Look<'v> {
+    pub(super) const fn new(facts: &'v Facts<'v>) -> Self {
+        Self { facts, last: Cell::new(None) }
+    }
+
+    fn remembered(
+        &self,
+        operand: &'v Operand,
+        find: impl FnOnce() -> Option<&'v Value>,
+    ) -> Option<&'v Value> {
+        if let Some((known, value)) = self.last.get()
+            && known == operand
+        {
+            return value;
+        }
+        let value = find();
+        self.last.set(Some((operand, value)));
+        value
     }
 }
 
@@ -146,56 +181,56 @@ impl Test {
     }
 
     /// Whether the condition holds; none if Cedar must say.
-    pub(super) fn holds(&self, facts: &Facts<'_>) -> Option<bool> {
+    pub(super) fn holds<'v>(&'v self, look: &Look<'v>) -> Option<bool> {
         match self {
-            Self::True(operand) => match operand.find(facts)?.value_kind() {
+            Self::True(operand) => match operand.find(look)?.value_kind() {
                 ValueKind::Lit(Literal::Bool(value)) => Some(*value),
                 _ => None,
             },
-            Self::Has(of, name) => match of.find(facts)?.value_kind() {
+            Self::Has(of, name) => match of.find(look)?.value_kind() {
                 ValueKind::Record(record) => Some(record.contains_key(&**name)),
-                ValueKind::Lit(Literal::EntityUID(uid)) => match facts.entities.entity(uid) {
+                ValueKind::Lit(Literal::EntityUID(uid)) => match look.facts.entities.entity(uid) {
                     Dereference::Data(entity) => Some(entity.get(name).is_some()),
                     Dereference::NoSuchEntity => Some(false),
                     Dereference::Residual(_) => None,
                 },
                 _ => None,
             },
-            Self::Equal(left, right) => Some(left.find(facts)? == right.find(facts)?),
-            Self::Less(left, right) => longs(left, right, facts).map(|(left, right)| left < right),
-            Self::AtMost(left, right) => longs(left, right, facts).map(|(left, right)| left <= right),
-            Self::Like(operand, pattern) => match operand.find(facts)?.value_kind() {
+            Self::Equal(left, right) => Some(left.find(look)? == right.find(look)?),
+            Self::Less(left, right) => longs(left, right, look).map(|(left, right)| left < right),
+            Self::AtMost(left, right) => longs(left, right, look).map(|(left, right)| left <= right),
+            Self::Like(operand, pattern) => match operand.find(look)?.value_kind() {
                 ValueKind::Lit(Literal::String(text)) => Some(pattern.matches(text)),
                 _ => None,
             },
-            Self::Contains(set, element) => match set.find(facts)?.value_kind() {
-                ValueKind::Set(set) => Some(set.contains(element.find(facts)?)),
+            Self::Contains(set, element) => match set.find(look)?.value_kind() {
+                ValueKind::Set(set) => Some(set.contains(element.find(look)?)),
                 _ => None,
             },
-            Self::In(inner, outer) => is_in(inner.find(facts)?, outer.find(facts)?, facts),
-            Self::Is(operand, kind) => match operand.find(facts)?.value_kind() {
+            Self::In(inner, outer) => is_in(inner.find(look)?, outer.find(look)?, look.facts.entities),
+            Self::Is(operand, kind) => match operand.find(look)?.value_kind() {
                 ValueKind::Lit(Literal::EntityUID(uid)) => Some(uid.entity_type() == kind),
                 _ => None,
             },
-            Self::Not(test) => test.holds(facts).map(|holds| !holds),
-            Self::And(both) => Some(both.0.holds(facts)? && both.1.holds(facts)?),
-            Self::Or(either) => Some(either.0.holds(facts)? || either.1.holds(facts)?),
+            Self::Not(test) => test.holds(look).map(|holds| !holds),
+            Self::And(both) => Some(both.0.holds(look)? && both.1.holds(look)?),
+            Self::Or(either) => Some(either.0.holds(look)? || either.1.holds(look)?),
             Self::Open => None,
         }
     }
 }
 
-fn longs(left: &Operand, right: &Operand, facts: &Facts<'_>) -> Option<(i64, i64)> {
-    match (left.find(facts)?.value_kind(), right.find(facts)?.value_kind()) {
+fn longs<'v>(left: &'v Operand, right: &'v Operand, look: &Look<'v>) -> Option<(i64, i64)> {
+    match (left.find(look)?.value_kind(), right.find(look)?.value_kind()) {
         (ValueKind::Lit(Literal::Long(left)), ValueKind::Lit(Literal::Long(right))) => Some((*left, *right)),
         _ => None,
     }
 }
 
 /// An entity that nobody knows is in nothing but itself.
-fn is_in(inner: &Value, outer: &Value, facts: &Facts<'_>) -> Option<bool> {
+fn is_in(inner: &Value, outer: &Value, entities: &Entities) -> Option<bool> {
     let inner = uid(inner)?;
-    let known = match facts.entities.entity(inner) {
+    let known = match entities.entity(inner) {
         Dereference::Data(entity) => Some(entity),
         Dereference::NoSuchEntity => None,
         Dereference::Residual(_) => return None,
@@ -240,7 +275,7 @@ mod tests {
         let test = Test::read(policy.as_ref().non_scope_constraints().unwrap());
         let request = request.unwrap();
         let facts = Facts::new(request.as_ref(), entities.as_ref()).unwrap();
-        test.holds(&facts)
+        test.holds(&Look::new(&facts))
     }
 
     #[test]

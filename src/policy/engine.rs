@@ -14,7 +14,7 @@ use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 use cedar_policy_core::pst;
 
-use super::direct::{Facts, Test};
+use super::direct::{Facts, Look, Test};
 use super::index::Index;
 use super::schema::describe;
 
@@ -103,12 +103,13 @@ impl Engine {
     /// Evaluates a request over its slice. Allocates for reasons and errors, not for policies that do not apply.
     pub(super) fn answer(&self, request: Request, slice: &Slice, entities: &Entities) -> Answer<'_> {
         let facts = Facts::new(&request, entities.as_ref());
+        let look = facts.as_ref().map(Look::new);
         let cedar = LazyCell::new(|| Evaluator::new(request, entities.as_ref(), Extensions::all_available()));
         let (mut permits, mut forbids, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for rule in slice.0.iter().filter_map(|position| self.rules.get(usize::try_from(*position).ok()?)) {
             let told = match &rule.conditions {
                 None => Some(true),
-                Some(conditions) => facts.as_ref().and_then(|facts| conditions.test.holds(facts)),
+                Some(conditions) => look.as_ref().and_then(|look| conditions.test.holds(look)),
             };
             let applies = told.map_or_else(|| self.applies(&cedar, rule), Ok);
             match applies {
