@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::proxy;
 use super::refusal::RefusedConnection;
-use super::serve::{Handler, Stopping, serve};
+use super::serve::{Handler, Serving, Stopping, serve};
 use super::settings::{Settings, is_loopback};
 use super::trust::Trust;
 use crate::message::{ClientCertificate, Connection, Protocol, Standing, TlsFacts};
@@ -150,8 +150,9 @@ impl<H: Handler> Shared<H> {
     async fn accepted(&self, mut stream: TcpStream, peer: SocketAddr, place: Place, mut stopping: Stopping) {
         let limit = self.settings.limits.handshake_timeout.get();
         let client = if self.settings.is_balancer(peer.ip()) {
+            let client = Box::pin(proxy::client(&mut stream, limit));
             tokio::select! {
-                client = proxy::client(&mut stream, limit) => client.map(|client| client.unwrap_or(peer)),
+                client = client => client.map(|client| client.unwrap_or(peer)),
                 () = stopping.begun() => return,
             }
         } else {
@@ -160,7 +161,10 @@ impl<H: Handler> Shared<H> {
         match client.map_err(RefusedConnection::ProxyHeader) {
             Ok(client) => match place.of(client.ip()) {
                 Ok(place) => {
-                    self.connection(stream, client, stopping).await;
+                    // Boxed, because its state is large and over when the connection's long life begins.
+                    if let Some(serving) = Box::pin(self.connection(stream, client, stopping)).await {
+                        serving.await;
+                    }
                     drop(place);
                 }
                 Err(reason) => self.handler.refused(client, &reason),
@@ -169,11 +173,16 @@ impl<H: Handler> Shared<H> {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, mut stopping: Stopping) {
-        let Ok(local) = stream.local_addr() else { return };
-        if stream.set_nodelay(true).is_err() {
-            return;
-        }
+    /// Shakes hands, if that is to be done; none if there is nothing to be served.
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        mut stopping: Stopping,
+    ) -> Option<Serving> {
+        let local = stream.local_addr().ok()?;
+        stream.set_nodelay(true).ok()?;
+        let handler = Arc::clone(&self.handler);
         let Some(tls) = &self.tls else {
             let connection = Connection {
                 peer,
@@ -183,18 +192,14 @@ impl<H: Handler> Shared<H> {
                 tls: None,
                 client: None,
             };
-            let handler = Arc::clone(&self.handler);
-            let trust = Trust::none();
-            return serve(stream, Arc::new(connection), handler, &self.settings, (stopping, trust)).await;
+            let ends = (stopping, Trust::none());
+            return Some(serve(stream, Arc::new(connection), handler, &self.settings, ends));
         };
         let serving = tls.current();
         let limit = self.settings.limits.handshake_timeout.get();
-        // Boxed, because its state is large and over when the connection's long life begins.
-        let handshake =
-            Box::pin(timeout(limit, TlsAcceptor::from(Arc::clone(&serving.config)).accept(stream)));
         let shaken = tokio::select! {
-            shaken = handshake => shaken,
-            () = stopping.begun() => return,
+            shaken = timeout(limit, TlsAcceptor::from(Arc::clone(&serving.config)).accept(stream)) => shaken,
+            () = stopping.begun() => return None,
         };
         let connection = match shaken {
             Ok(Ok(stream)) => facts(&stream, peer, local).map(|facts| (stream, facts)),
@@ -203,15 +208,15 @@ impl<H: Handler> Shared<H> {
         };
         match connection {
             Ok((stream, connection)) => {
-                let handler = Arc::clone(&self.handler);
                 let standing = connection.client.as_ref().map(|client| client.standing.clone());
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-                let trust = Trust::new(tls, serving.generation, chain, standing);
-                let connection = Arc::new(connection);
-                // Boxed, because a TLS stream with a protocol's state is large.
-                Box::pin(serve(stream, connection, handler, &self.settings, (stopping, trust))).await;
+                let ends = (stopping, Trust::new(tls, serving.generation, chain, standing));
+                Some(serve(stream, Arc::new(connection), handler, &self.settings, ends))
             }
-            Err(reason) => self.handler.refused(peer, &reason),
+            Err(reason) => {
+                handler.refused(peer, &reason);
+                None
+            }
         }
     }
 }

@@ -84,43 +84,52 @@ impl Stopping {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<H, S>(
+pub(super) type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What serves a connection. None of the functions here is `async`: the state of one that is keeps room for what it has handed on, and
+/// a connection is large and lives long.
+pub(super) fn serve<H, S>(
     io: S,
     connection: Arc<Connection>,
     handler: Arc<H>,
     settings: &Settings,
     ends: (Stopping, Trust),
-) where
+) -> Serving
+where
     H: Handler,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (peer, protocol) = (connection.peer, connection.protocol);
     let floods = Arc::<AtomicU64>::default();
-    let ended = match protocol {
-        Protocol::Http1 => serve_http1(io, connection, Arc::clone(&handler), settings, ends).await,
+    let served: Served = match protocol {
+        Protocol::Http1 => Box::pin(serve_http1(io, connection, Arc::clone(&handler), settings, ends)),
         Protocol::Http2 => {
             let io = Counted::new(io, Some(Side::Server), Arc::clone(&floods));
-            // Boxed, so that connections of HTTP/1 keep no room for it.
-            Box::pin(serve_http2(io, connection, Arc::clone(&handler), settings, ends)).await
+            Box::pin(serve_http2(io, connection, Arc::clone(&handler), settings, ends))
         }
     };
-    if floods.load(Ordering::Relaxed) > 0 {
-        return handler.refused(peer, &RefusedConnection::Flood);
-    }
-    if let Err(error) = ended
-        && is_violation(protocol, &error)
-    {
-        handler.refused(peer, &RefusedConnection::Protocol(error));
-    }
+    Box::pin(async move {
+        let ended = served.await;
+        if floods.load(Ordering::Relaxed) > 0 {
+            return handler.refused(peer, &RefusedConnection::Flood);
+        }
+        if let Err(error) = ended
+            && is_violation(protocol, &error)
+        {
+            handler.refused(peer, &RefusedConnection::Protocol(error));
+        }
+    })
 }
 
-async fn serve_http1<H, S>(
+type Served = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+fn serve_http1<H, S>(
     io: S,
     connection: Arc<Connection>,
     handler: Arc<H>,
     settings: &Settings,
     (mut stopping, mut trust): (Stopping, Trust),
-) -> hyper::Result<()>
+) -> impl Future<Output = hyper::Result<()>> + Send + use<H, S>
 where
     H: Handler,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -167,32 +176,34 @@ where
         .half_close(false)
         .keep_alive(true)
         .serve_connection(TokioIo::new(guard), service);
-    let mut served = pin!(served);
-    loop {
-        tokio::select! {
-            ended = served.as_mut() => return ended,
-            () = stopping.begun() => break,
-            trusted = trust.outdated() => {
-                // To close an idle connection would race with a request that is on its way, so whoever would be let in again gets
-                // one more answer.
-                last.store(true, Ordering::Relaxed);
-                if !trusted {
-                    served.as_mut().graceful_shutdown();
+    let mut served = Box::pin(served);
+    async move {
+        loop {
+            tokio::select! {
+                ended = served.as_mut() => return ended,
+                () = stopping.begun() => break,
+                trusted = trust.outdated() => {
+                    // To close an idle connection would race with a request that is on its way, so whoever would be let in again gets
+                    // one more answer.
+                    last.store(true, Ordering::Relaxed);
+                    if !trusted {
+                        served.as_mut().graceful_shutdown();
+                    }
                 }
             }
         }
+        served.as_mut().graceful_shutdown();
+        timeout(stopping.drain, served).await.unwrap_or(Ok(()))
     }
-    served.as_mut().graceful_shutdown();
-    timeout(stopping.drain, served).await.unwrap_or(Ok(()))
 }
 
-async fn serve_http2<H, S>(
+fn serve_http2<H, S>(
     io: S,
     connection: Arc<Connection>,
     handler: Arc<H>,
     settings: &Settings,
     (mut stopping, mut trust): (Stopping, Trust),
-) -> hyper::Result<()>
+) -> impl Future<Output = hyper::Result<()>> + Send + use<H, S>
 where
     H: Handler,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -211,20 +222,22 @@ where
             )
         }
     });
-    let served = http2_builder(settings).serve_connection(TokioIo::new(io), service);
-    let mut served = pin!(served);
-    let mut idle = pin!(idle(watched, settings.limits.idle_timeout.get()));
-    let limit = loop {
-        tokio::select! {
-            ended = served.as_mut() => return ended,
-            () = idle.as_mut() => break GOODBYE,
-            () = stopping.begun() => break stopping.drain,
-            // GOAWAY (RFC 9113 section 6.8): the client opens no stream any more, those that are open go on.
-            _ = trust.outdated() => served.as_mut().graceful_shutdown(),
-        }
-    };
-    served.as_mut().graceful_shutdown();
-    timeout(limit, served).await.unwrap_or(Ok(()))
+    let mut served = Box::pin(http2_builder(settings).serve_connection(TokioIo::new(io), service));
+    let idle = idle(watched, settings.limits.idle_timeout.get());
+    async move {
+        let mut idle = pin!(idle);
+        let limit = loop {
+            tokio::select! {
+                ended = served.as_mut() => return ended,
+                () = idle.as_mut() => break GOODBYE,
+                () = stopping.begun() => break stopping.drain,
+                // GOAWAY (RFC 9113 section 6.8): the client opens no stream any more, those that are open go on.
+                _ = trust.outdated() => served.as_mut().graceful_shutdown(),
+            }
+        };
+        served.as_mut().graceful_shutdown();
+        timeout(limit, served).await.unwrap_or(Ok(()))
+    }
 }
 
 fn http2_builder(settings: &Settings) -> http2::Builder<Streams> {
