@@ -150,6 +150,7 @@ impl<H: Handler> Shared<H> {
     async fn accepted(&self, mut stream: TcpStream, peer: SocketAddr, place: Place, mut stopping: Stopping) {
         let limit = self.settings.limits.handshake_timeout.get();
         let client = if self.settings.is_balancer(peer.ip()) {
+            // Boxed for the same reason as the handshake below.
             let client = Box::pin(proxy::client(&mut stream, limit));
             tokio::select! {
                 client = client => client.map(|client| client.unwrap_or(peer)),

@@ -86,8 +86,8 @@ impl Stopping {
 /// Serves a connection until it ends.
 pub(super) type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What serves a connection. None of the functions here is `async`: the state of one that is keeps room for what it has handed on, and
-/// a connection is large and lives long.
+/// What serves a connection. Neither this nor what it calls is an `async fn`: the state of one keeps room for what it has handed on, and a
+/// connection is large and lives long.
 pub(super) fn serve<H, S>(
     io: S,
     connection: Arc<Connection>,

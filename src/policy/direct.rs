@@ -73,13 +73,10 @@ pub(super) enum Operand {
 impl Operand {
     fn read(expression: &Expr) -> Option<Self> {
         match expression.expr_kind() {
-            ExprKind::Lit(literal) => Some(Self::Literal(Value::new(literal.clone(), None))),
+            ExprKind::Lit(_) => Some(Self::Literal(literal(expression)?)),
             ExprKind::Set(elements) => {
-                let elements = elements.iter().map(|element| match element.expr_kind() {
-                    ExprKind::Lit(literal) => Some(Value::new(literal.clone(), None)),
-                    _ => None,
-                });
-                Some(Self::Literal(Value::set(elements.collect::<Option<Vec<_>>>()?, None)))
+                let elements = elements.iter().map(literal).collect::<Option<Vec<_>>>()?;
+                Some(Self::Literal(Value::set(elements, None)))
             }
             ExprKind::Var(variable) => Some(Self::Variable(*variable)),
             ExprKind::GetAttr { expr, attr } => {
@@ -99,6 +96,13 @@ impl Operand {
             Self::Variable(Var::Context) => Some(&facts.context),
             Self::Attribute(of, name) => look.remembered(self, || facts.attribute(of.find(look)?, name)),
         }
+    }
+}
+
+fn literal(expression: &Expr) -> Option<Value> {
+    match expression.expr_kind() {
+        ExprKind::Lit(literal) => Some(Value::new(literal.clone(), None)),
+        _ => None,
     }
 }
 
@@ -208,10 +212,7 @@ impl Test {
                 _ => None,
             },
             Self::In(inner, outer) => is_in(inner.find(look)?, outer.find(look)?, look.facts.entities),
-            Self::Is(operand, kind) => match operand.find(look)?.value_kind() {
-                ValueKind::Lit(Literal::EntityUID(uid)) => Some(uid.entity_type() == kind),
-                _ => None,
-            },
+            Self::Is(operand, kind) => Some(uid(operand.find(look)?)?.entity_type() == kind),
             Self::Not(test) => test.holds(look).map(|holds| !holds),
             Self::And(both) => Some(both.0.holds(look)? && both.1.holds(look)?),
             Self::Or(either) => Some(either.0.holds(look)? || either.1.holds(look)?),
@@ -255,10 +256,21 @@ mod tests {
     use cedar_policy::{Context, Entities, Policy, Request};
     use serde_json::json;
 
+    use super::super::nesting::{MAX_NESTING, MAX_OPERATORS, STACK_BYTES};
     use super::*;
 
-    /// What is told of a condition, for a request at level 2 of an `ab` who is in team `a`.
+    fn read(condition: &str) -> Test {
+        let policy = format!("permit (principal, action, resource) when {{ {condition} }};");
+        let policy: Policy = policy.parse().unwrap();
+        Test::read(policy.as_ref().non_scope_constraints().unwrap())
+    }
+
     fn told(condition: &str) -> Option<bool> {
+        told_of(&read(condition))
+    }
+
+    /// What is told of a condition, for a request at level 2 of an `ab` who is in team `a`.
+    fn told_of(test: &Test) -> Option<bool> {
         let uid = |kind: &str, id: &str| json!({"type": kind, "id": id});
         let entities = json!([
             {"uid": uid("User", "ada"), "parents": [uid("Team", "a")], "attrs": {"clearance": 3}},
@@ -270,9 +282,6 @@ mod tests {
         let uid = |text: &str| text.parse().unwrap();
         let request =
             Request::new(uid("User::\"ada\""), uid("Action::\"read\""), uid("Doc::\"d\""), context, None);
-        let policy = format!("permit (principal, action, resource) when {{ {condition} }};");
-        let policy: Policy = policy.parse().unwrap();
-        let test = Test::read(policy.as_ref().non_scope_constraints().unwrap());
         let request = request.unwrap();
         let facts = Facts::new(request.as_ref(), entities.as_ref()).unwrap();
         test.holds(&Look::new(&facts))
@@ -318,6 +327,21 @@ mod tests {
             "ip(\"::1\").isLoopback()",
         ] {
             assert_eq!(told(condition), None, "{condition}");
+        }
+    }
+
+    /// Cedar's evaluator watches its stack; here the bounds on policies must do.
+    #[test]
+    fn the_deepest_conditions_fit_a_small_stack() {
+        fn on<T: Send + 'static>(stack: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+            std::thread::Builder::new().stack_size(stack).spawn(work).unwrap().join().unwrap()
+        }
+        let chain = vec!["context.level == 2"; MAX_OPERATORS].join(" && ");
+        let nots =
+            format!("{}(context.level == 3)", "!(".repeat(MAX_NESTING - 1)) + &")".repeat(MAX_NESTING - 1);
+        for condition in [chain, nots] {
+            let test = on(STACK_BYTES, move || read(&condition));
+            assert!(on(1 << 20, move || told_of(&test)).is_some());
         }
     }
 }

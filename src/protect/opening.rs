@@ -218,8 +218,9 @@ impl fmt::Debug for Opening {
 mod tests {
     use http_body_util::BodyExt as _;
 
-    use super::super::seal::{DataKey, EncryptionContext, MessageId, NewMessage};
+    use super::super::seal::{DataKey, EncryptionContext};
     use super::super::sealing::Sealing;
+    use super::super::sealing::tests::message;
     use super::*;
     use crate::message::{boxed, full};
 
@@ -229,19 +230,7 @@ mod tests {
     async fn sealed(plain: &[u8]) -> (Bytes, DataKey) {
         let data_key = DataKey::random().unwrap();
         let same = DataKey::from(*data_key.expose());
-        let message = NewMessage {
-            message_id: MessageId::random().unwrap(),
-            data_key,
-            edks: vec![super::super::seal::Edk {
-                provider: Bytes::from_static(b"n"),
-                info: Bytes::from_static(b"i"),
-                ciphertext: Bytes::from_static(b"c"),
-            }],
-            context: EncryptionContext::new(),
-            required: EncryptionContext::new(),
-            frame_length: FrameLength::BODY,
-        };
-        let body = Sealing::frames(message, full(plain.to_vec()), WireDigest::default()).unwrap();
+        let body = Sealing::frames(message(data_key), full(plain.to_vec()), WireDigest::default()).unwrap();
         let hint = body.size_hint().exact().unwrap();
         let bytes = body.collect().await.unwrap().to_bytes();
         assert_eq!(u64::try_from(bytes.len()).unwrap(), hint, "the length that is declared is the length");

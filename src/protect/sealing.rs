@@ -199,7 +199,7 @@ impl fmt::Debug for Sealing {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::VecDeque;
     use std::task::Waker;
 
@@ -209,11 +209,12 @@ mod tests {
     use super::*;
     use crate::message::{boxed, full};
 
-    fn message() -> NewMessage {
+    /// A message that nobody was given the key of.
+    pub(in crate::protect) fn message(data_key: DataKey) -> NewMessage {
         let part = Bytes::from_static(b"x");
         NewMessage {
             message_id: MessageId::random().unwrap(),
-            data_key: DataKey::random().unwrap(),
+            data_key,
             edks: vec![Edk { provider: part.clone(), info: part.clone(), ciphertext: part }],
             context: EncryptionContext::new(),
             required: EncryptionContext::new(),
@@ -246,7 +247,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_short_body_is_one_piece() {
-        let mut body = Sealing::frames(message(), full("short"), WireDigest::default()).unwrap();
+        let message = message(DataKey::random().unwrap());
+        let mut body = Sealing::frames(message, full("short"), WireDigest::default()).unwrap();
         let length = body.size_hint().exact().unwrap();
         let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(u64::try_from(piece.len()).unwrap(), length);
@@ -257,7 +259,7 @@ mod tests {
     async fn what_is_there_is_passed_on_when_the_plaintext_pauses_or_breaks_off() {
         let events = script([Some("data: 1\n\n"), None, None, Some("data: 2\n\n")]);
         let wire = WireDigest::default();
-        let mut body = Sealing::events(message(), events, wire.clone());
+        let mut body = Sealing::events(message(DataKey::random().unwrap()), events, wire.clone());
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
         assert!(polled.is_pending(), "nothing is there");
