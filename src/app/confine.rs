@@ -1,8 +1,10 @@
 //! What the process gives up before it serves, so that whoever takes it over has less: it starts no program, looks into no other process, and
-//! writes nowhere but where its journal and the policies that it fetches are.
+//! writes nowhere but where its journal, the keys that it seals with and the policies that it fetches are.
 //!
 //! A second line of defence: what the kernel does not have is told in the log and does not keep the gateway from serving.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -75,7 +77,7 @@ pub(super) fn confine(config: &Config) {
         Err(error) => tracing::warn!(error = chain(&error), "NOT CONFINED by seccomp"),
     }
     match write_only_below(&writable(config), has_module(config)) {
-        Ok(()) => tracing::info!("landlock: nothing but the journal and fetched policies can be written"),
+        Ok(()) => tracing::info!("landlock: only the journal, keys and fetched policies can be written"),
         Err(error) => tracing::warn!(error = chain(&error), "NOT CONFINED by landlock"),
     }
 }
@@ -104,21 +106,19 @@ fn write_only_below(folders: &[PathBuf], has_module: bool) -> Result<(), Confine
     if status.ruleset == RulesetStatus::NotEnforced { Err(ConfineError::NoLandlock) } else { Ok(()) }
 }
 
-/// The folders that are written: the journal's and that of fetched policies, or if they are still to be made, those that they will be made in; and
-/// what programs expect to be able to write.
+/// The folders that are written: the journal's, that of the keys that payloads are sealed with (it keeps count of their uses) and that of
+/// fetched policies; and what programs expect to be able to write. Those that are missing are made here, for they cannot be later.
 fn writable(config: &Config) -> Vec<PathBuf> {
     let file = &config.file;
-    let folders = [Some(&file.audit.directory), file.policy.state.as_ref()];
-    let existing = folders
-        .into_iter()
-        .flatten()
-        .filter_map(|folder| folder.ancestors().map(named).find(|at| at.exists()));
-    existing.chain([Path::new("/dev/null")]).map(Path::to_owned).collect()
+    let keys = file.keys.as_ref().map(|keys| &keys.directory);
+    let folders = [Some(&file.audit.directory), keys, file.policy.state.as_ref()];
+    // Whoever needs one that cannot be made says why.
+    let made = folders.into_iter().flatten().filter(|folder| make(folder).is_ok());
+    made.map(PathBuf::as_path).chain([Path::new("/dev/null")]).map(Path::to_owned).collect()
 }
 
-/// A path that can be opened: what is above `journal` is "", and means the working directory.
-fn named(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() { Path::new(".") } else { path }
+fn make(folder: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 fn has_module(config: &Config) -> bool {
@@ -175,12 +175,6 @@ mod tests {
         })
         .join()
         .unwrap();
-    }
-
-    #[test]
-    fn a_journal_that_is_still_to_be_made_here_can_be_made() {
-        let missing = Path::new("no-such-folder/journal");
-        assert_eq!(missing.ancestors().map(named).find(|at| at.exists()), Some(Path::new(".")));
     }
 
     #[test]

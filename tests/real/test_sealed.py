@@ -41,6 +41,18 @@ def test_prompts_and_answers_cross_sealed(t):
     assert [outcome["usage"] for outcome in closed(border)] == [outcome["usage"] for outcome in closed(far)]
 
 
+def test_sealing_goes_on_after_a_restart(t):
+    """Uses of keys are counted in their folder, which the gateway may write also when its journal is already there."""
+    llm, border, far, _, client = setup(t)
+    question = [{"role": "user", "content": PROMPT}]
+    for _ in range(2):
+        whole = client.chat.completions.create(model=llm.model, messages=question, max_tokens=2)
+        assert whole.choices[0].message.content
+        border.stop()
+        border.start()
+        client = client.with_options(base_url=border.url + "/v1")
+
+
 def test_without_the_key_nothing_opens(t):
     llm, border, far, tap, client = setup(t, other_keys=True)
     try:
