@@ -72,6 +72,31 @@ def instructions():
     return [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def test_releases_are_built_with_a_profile_that_the_compiler_reads(t):
+    """A profile that it cannot read stops a build; one of other code only helps less."""
+    profile = DEPLOY / "tidegate.profdata"
+    cut = t.folder / "cut.profdata"
+    cut.write_bytes(profile.read_bytes()[:-1000])
+    out = t.folder / "out.ll"
+
+    def compiled(profile):
+        argv = ["rustc", "--crate-type=lib", "--crate-name=one", "--emit=llvm-ir", f"-Cprofile-use={profile}", "-o", out, "-"]
+        return subprocess.run(list(map(str, argv)), input="pub fn one() -> u8 { 1 }", capture_output=True, text=True, cwd=ROOT)
+    done = compiled(profile)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert compiled(cut).returncode != 0
+    # The script passes it, to the compiler of every crate, and the container file builds by the script.
+    cargo = t.folder / "cargo"
+    cargo.write_text('#!/bin/sh\necho "$RUSTFLAGS|$*"\n')
+    cargo.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{t.folder}:{os.environ['PATH']}", "RUSTFLAGS": "-Cdebuginfo=1"}
+    said = subprocess.run([DEPLOY / "build", "--features", "prove"], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == f"-Cdebuginfo=1 -Cprofile-use={profile}|build --release --locked --bin tidegate --features prove\n", said
+    steps = instructions()
+    assert any(name == "RUN" and argument.startswith("deploy/build ") for name, argument in steps)
+    assert any(name == "COPY" and {"deploy/build", "deploy/tidegate.profdata"} <= set(argument.split()) for name, argument in steps)
+
+
 def test_container_runs_as_nobody(t):
     steps = instructions()
     known = {"FROM", "RUN", "COPY", "USER", "WORKDIR", "VOLUME", "EXPOSE", "STOPSIGNAL", "ENTRYPOINT", "CMD", "ENV", "ARG", "LABEL"}
