@@ -5,11 +5,13 @@
   benches/train.py --bin target/instrumented/release/tidegate --out deploy/tidegate.profdata
 
 The load is what the benchmarks measure and no more: requests with and without tokens over HTTP/1.1 and HTTP/2, allowed and denied, new
-connections, chats and event streams, objects both ways, the same sealed. How often a branch was taken is all that is kept of it.
+connections, chats and event streams, objects both ways, the same sealed. How often a branch was taken is all that is kept of it, by the names
+that functions have with this compiler, these dependencies and settings: what those are is written beside it, for deploy/build to compare.
 Needs h2load, nginx, openssl, taskset, and the llvm-profdata of the compiler's own LLVM (`rustup component add llvm-tools`, or --profdata).
 """
 import argparse
 import base64
+import hashlib
 import json
 import os
 import re
@@ -60,7 +62,14 @@ def main():
         if not raw:
             sys.exit(f"{options.bin} left no profile: build it with RUSTFLAGS=-Cprofile-generate=…")
         subprocess.run([profdata, "merge", "--sparse", "-o", options.out, *raw], check=True)
+    Path(f"{options.out}.for").write_text(fits() + "\n")
     print(f"{options.out}: {options.out.stat().st_size:,} bytes from {len(raw)} gateways")
+
+
+def fits():
+    """What a profile is of, as deploy/build has it."""
+    said = b"".join(subprocess.run(argv, capture_output=True, check=True, cwd=ROOT).stdout for argv in (["cargo", "-V"], ["rustc", "-vV"]))
+    return hashlib.sha256(said + (ROOT / "Cargo.toml").read_bytes() + (ROOT / "Cargo.lock").read_bytes()).hexdigest()
 
 
 def find_profdata():

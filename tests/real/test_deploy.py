@@ -1,5 +1,6 @@
 """The files under deploy/: hardened as promised, and accepted by the tools that read them."""
 import configparser
+import hashlib
 import json
 import os
 import re
@@ -76,7 +77,7 @@ def test_releases_are_built_with_a_profile_that_the_compiler_reads(t):
     """A profile that it cannot read stops a build; one of other code only helps less."""
     profile = DEPLOY / "tidegate.profdata"
     cut = t.folder / "cut.profdata"
-    cut.write_bytes(profile.read_bytes()[:-1000])
+    cut.write_bytes(profile.read_bytes()[:5000])
     out = t.folder / "out.ll"
 
     def compiled(profile):
@@ -85,16 +86,29 @@ def test_releases_are_built_with_a_profile_that_the_compiler_reads(t):
     done = compiled(profile)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert compiled(cut).returncode != 0
-    # The script passes it, to the compiler of every crate, and the container file builds by the script.
+    # The script passes it to the compiler of every crate, if it is of this compiler and these dependencies.
+    tree = t.folder / "tree"
+    (tree / "deploy").mkdir(parents=True)
+    for name in ("Cargo.toml", "Cargo.lock", "deploy/build", "deploy/tidegate.profdata"):
+        shutil.copy(ROOT / name, tree / name)
     cargo = t.folder / "cargo"
-    cargo.write_text('#!/bin/sh\necho "$RUSTFLAGS|$*"\n')
+    cargo.write_text('#!/bin/sh\n[ "$1" = -V ] && echo cargo 1 || echo "$RUSTFLAGS|$*"\n')
     cargo.chmod(0o755)
     environment = {**os.environ, "PATH": f"{t.folder}:{os.environ['PATH']}", "RUSTFLAGS": "-Cdebuginfo=1"}
-    said = subprocess.run([DEPLOY / "build", "--features", "prove"], env=environment, capture_output=True, text=True, check=True).stdout
-    assert said == f"-Cdebuginfo=1 -Cprofile-use={profile}|build --release --locked --bin tidegate --features prove\n", said
+    rustc = subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout
+    fits = hashlib.sha256(b"cargo 1\n" + rustc + (tree / "Cargo.toml").read_bytes() + (tree / "Cargo.lock").read_bytes()).hexdigest()
+
+    def built(of):
+        (tree / "deploy/tidegate.profdata.for").write_text(of + "\n")
+        done = subprocess.run([tree / "deploy/build"], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout, done.stderr
+    plain = "build --release --locked --bin tidegate\n"
+    assert built(fits) == (f"-Cdebuginfo=1 -Cprofile-use={tree}/deploy/tidegate.profdata|{plain}", "")
+    said, told = built("of another")
+    assert said == f"-Cdebuginfo=1|{plain}" and "without a profile" in told, (said, told)
     steps = instructions()
     assert any(name == "RUN" and argument.startswith("deploy/build ") for name, argument in steps)
-    assert any(name == "COPY" and {"deploy/build", "deploy/tidegate.profdata"} <= set(argument.split()) for name, argument in steps)
+    assert any(name == "COPY" and {"deploy/build", "deploy/tidegate.profdata", "deploy/tidegate.profdata.for"} <= set(argument.split()) for name, argument in steps)
 
 
 def test_container_runs_as_nobody(t):
