@@ -74,18 +74,17 @@ def instructions():
 
 
 def test_releases_are_built_with_a_profile_that_the_compiler_reads(t):
-    """A profile that it cannot read stops a build; one of other code only helps less."""
+    """The compiler only warns of a profile that it cannot read, and builds without."""
     profile = DEPLOY / "tidegate.profdata"
-    cut = t.folder / "cut.profdata"
-    cut.write_bytes(profile.read_bytes()[:5000])
+    broken = t.folder / "broken.profdata"
+    broken.write_bytes(b"no profile at all" + profile.read_bytes())
     out = t.folder / "out.ll"
 
     def compiled(profile):
         argv = ["rustc", "--crate-type=lib", "--crate-name=one", "--emit=llvm-ir", f"-Cprofile-use={profile}", "-o", out, "-"]
         return subprocess.run(list(map(str, argv)), input="pub fn one() -> u8 { 1 }", capture_output=True, text=True, cwd=ROOT)
-    done = compiled(profile)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert compiled(cut).returncode != 0
+    assert (compiled(profile).returncode, compiled(profile).stderr) == (0, "")
+    assert "invalid instrumentation profile" in compiled(broken).stderr
     # The script passes it to the compiler of every crate, if it is of this compiler and these dependencies.
     tree = t.folder / "tree"
     (tree / "deploy").mkdir(parents=True)

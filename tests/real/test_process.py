@@ -20,7 +20,7 @@ def test_it_can_start_no_program_and_says_what_holds_it(t):
     assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2"), facts
     log = gateway.log()
     assert "seccomp: no program can be started from here" in log
-    assert ("landlock: nothing but the journal and fetched policies can be written" in log) != ("NOT CONFINED by landlock" in log), log
+    assert ("landlock: only the journal, keys and fetched policies can be written" in log) != ("NOT CONFINED by landlock" in log), log
     with open(f"/proc/{gateway.process.pid}/limits") as limits:
         cores, = [line.split() for line in limits if line.startswith("Max core file size")]
     assert cores[4:6] == ["0", "0"], cores
