@@ -86,6 +86,18 @@ class Bench:
                 time.sleep(0.02)
         sys.exit(f"{argv[0]} did not start:\n{Path(log.name).read_text()[-2000:]}")
 
+    def nginx(self, connections, server, port):
+        """An nginx that keeps connections open and writes nothing down; `server` is its block, in which it listens at `port`."""
+        (self.folder / "nginx.conf").write_text(f"""
+daemon off; worker_processes 1; pid nginx.pid; error_log stderr error;
+events {{ worker_connections {connections}; }}
+http {{ access_log off; sendfile on; keepalive_requests 100000000; client_max_body_size 0; client_body_buffer_size 1m;
+  client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
+  ssl_certificate certs/server.pem; ssl_certificate_key certs/server.key; ssl_protocols TLSv1.3;
+  server {{ {server} }} }}
+""")
+        self.start(["nginx", "-p", self.folder, "-c", "nginx.conf"], 1, port)
+
     def gateway(self, name, config, cpu=0):
         """A gateway in a folder of its own, with certificates, keys, and a policy that permits what the safety rules do not forbid."""
         folder = self.folder / name
@@ -195,15 +207,7 @@ class Store(Bench):
             # nginx, started by root, writes as somebody else.
             file.chmod(0o777)
         store = free_port()
-        (self.folder / "nginx.conf").write_text(f"""
-daemon off; worker_processes 1; pid nginx.pid; error_log stderr error;
-events {{ worker_connections 64; }}
-http {{ access_log off; sendfile on; keepalive_requests 1000000; client_max_body_size 0; client_body_buffer_size 1m;
-  client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-  ssl_certificate certs/server.pem; ssl_certificate_key certs/server.key; ssl_protocols TLSv1.3;
-  server {{ listen 127.0.0.1:{store} ssl; root www; dav_methods PUT; create_full_put_path on; }} }}
-""")
-        self.start(["nginx", "-p", self.folder, "-c", "nginx.conf"], 1, store)
+        self.nginx(64, f"listen 127.0.0.1:{store} ssl; root www; dav_methods PUT; create_full_put_path on;", store)
         (self.folder / "store.secret").write_text("secret")
         datasets = "".join(f"""
 [[stores.lake.datasets]]

@@ -11,7 +11,6 @@ Needs h2load, nginx, openssl, taskset, and the llvm-profdata of the compiler's o
 """
 import argparse
 import base64
-import hashlib
 import json
 import os
 import re
@@ -62,14 +61,8 @@ def main():
         if not raw:
             sys.exit(f"{options.bin} left no profile: build it with RUSTFLAGS=-Cprofile-generate=…")
         subprocess.run([profdata, "merge", "--sparse", "-o", options.out, *raw], check=True)
-    Path(f"{options.out}.for").write_text(fits() + "\n")
+    Path(f"{options.out}.for").write_bytes(subprocess.run([ROOT / "deploy/build", "--fits"], stdout=subprocess.PIPE, check=True).stdout)
     print(f"{options.out}: {options.out.stat().st_size:,} bytes from {len(raw)} gateways")
-
-
-def fits():
-    """What a profile is of, as deploy/build has it."""
-    said = b"".join(subprocess.run(argv, capture_output=True, check=True, cwd=ROOT).stdout for argv in (["cargo", "-V"], ["rustc", "-vV"]))
-    return hashlib.sha256(said + (ROOT / "Cargo.toml").read_bytes() + (ROOT / "Cargo.lock").read_bytes()).hexdigest()
 
 
 def find_profdata():
@@ -112,18 +105,10 @@ class Requests(Bench):
         (www.parent / "chat").write_text(json.dumps({**piece, "object": "chat.completion", "usage": usage,
                              "choices": [{"index": 0, "message": {"role": "assistant", "content": "The one nearer the moon." * 8}, "finish_reason": "stop"}]}))
         self.tls, self.plain = free_port(), free_port()
-        (self.folder / "nginx.conf").write_text(f"""
-daemon off; worker_processes 1; pid nginx.pid; error_log stderr error;
-events {{ worker_connections 4096; }}
-http {{ access_log off; sendfile on; keepalive_requests 100000000; client_max_body_size 0; client_body_buffer_size 1m;
-  client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-  ssl_certificate certs/server.pem; ssl_certificate_key certs/server.key; ssl_protocols TLSv1.3;
-  server {{ listen 127.0.0.1:{self.tls} ssl; listen 127.0.0.1:{self.plain}; root www; dav_methods PUT; default_type application/json;
+        self.nginx(4096, f"""listen 127.0.0.1:{self.tls} ssl; listen 127.0.0.1:{self.plain}; root www; dav_methods PUT; default_type application/json;
     location = /v1/chat/completions {{ error_page 404 =200 /chat; }}
     location = /d0/v1/chat/completions {{ error_page 404 =200 /stream; }}
-    location = /stream {{ default_type text/event-stream; }} }} }}
-""")
-        self.start(["nginx", "-p", self.folder, "-c", "nginx.conf"], 1, self.tls)
+    location = /stream {{ default_type text/event-stream; }}""", self.tls)
 
     def key(self, name, algorithm, *options):
         """A key of an issuer: as it stands in a JWKS, and its file."""
