@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::gather::Gather;
 use super::head::{HeadLimits, Scanner};
 use super::refusal::Refusal;
+use super::turns::Turns;
 
 /// What the HTTP library reads in place of a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
@@ -66,7 +67,9 @@ pub(crate) struct Guard<S> {
     write_timer: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
     gather: Gather,
-    peer_closed: bool,
+    turns: Arc<Turns>,
+    /// Nothing more is read: the peer has closed its side, or sent nothing in the time that it had.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -86,12 +89,27 @@ impl<S> Guard<S> {
             write_timer: None,
             linger: None,
             gather: Gather::default(),
-            peer_closed: false,
+            turns: Arc::default(),
+            ended: false,
         }
     }
 
     pub(crate) fn verdict(&self) -> Arc<Verdict> {
         Arc::clone(&self.verdict)
+    }
+
+    pub(crate) fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.turns)
+    }
+
+    /// Whether a head has begun and is not complete.
+    pub(crate) fn mid_head(&self) -> bool {
+        self.scanner.mid_head()
+    }
+
+    /// Takes back bytes that the library had read and not used; at rest only.
+    pub(crate) fn give_back(&mut self, bytes: &[u8]) {
+        self.scanner.append(bytes);
     }
 
     /// Puts what the library shall read in place of the refused bytes, once.
@@ -148,8 +166,29 @@ impl<S: AsyncRead + Unpin> Guard<S> {
         let mut raw = [const { MaybeUninit::uninit() }; READ_BYTES];
         let mut read = ReadBuf::uninit(&mut raw);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
-        self.peer_closed = read.filled().is_empty();
+        self.ended = read.filled().is_empty();
         self.scanner.feed(read.filled());
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads until there is something for the library: bytes, what stands for a refusal, or the end.
+    pub(crate) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.scanner.ready().is_empty() && self.scanner.refused().is_none() && !self.ended {
+            match self.read_and_scan(cx) {
+                Poll::Ready(read) => read?,
+                Poll::Pending if self.head_is_late(cx) => {
+                    if self.scanner.mid_head() {
+                        self.scanner.refuse(Refusal::HeadTimeout);
+                    } else {
+                        self.ended = true;
+                    }
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+            self.settle();
+            self.set_head_timer();
+            // A timer that was just set must be polled to wake us; the next read does it, for it ends in Pending.
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -169,7 +208,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
                 // INVARIANT: nothing that follows a refusal is ever read by the library. It has closed its side and only writes.
                 return Poll::Pending;
             }
-            if this.peer_closed {
+            if this.ended {
                 return Poll::Ready(Ok(()));
             }
             let room = u64::try_from(out.remaining()).unwrap_or(u64::MAX);
@@ -177,23 +216,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
                 let before = out.filled().len();
                 ready!(Pin::new(&mut this.io).poll_read(cx, out))?;
                 let count = out.filled().len() - before;
-                this.peer_closed = count == 0;
+                this.ended = count == 0;
                 this.scanner.skipped(u64::try_from(count).unwrap_or(u64::MAX));
                 return Poll::Ready(Ok(()));
             }
-            match this.read_and_scan(cx) {
-                Poll::Ready(read) => read?,
-                Poll::Pending if this.head_is_late(cx) => {
-                    if !this.scanner.mid_head() {
-                        return Poll::Ready(Ok(()));
-                    }
-                    this.scanner.refuse(Refusal::HeadTimeout);
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-            this.settle();
-            this.set_head_timer();
-            // A timer that was just set must be polled to wake us; the next read does it, for it ends in Pending.
+            ready!(this.poll_arrival(cx))?;
         }
     }
 }
@@ -201,6 +228,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.turns.unsettle();
         ready!(this.let_others_run(cx, bytes.len()));
         let written = Pin::new(&mut this.io).poll_write(cx, bytes);
         this.watch_write(cx, written)
@@ -212,6 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.turns.unsettle();
         ready!(this.let_others_run(cx, bytes.iter().map(|piece| piece.len()).sum()));
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bytes);
         this.watch_write(cx, written)
@@ -224,7 +253,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
-        this.watch_write(cx, flushed)
+        ready!(this.watch_write(cx, flushed))?;
+        // The library flushes when it has written all that it has.
+        if this.scanner.between_messages() && this.scanner.refused().is_none() {
+            this.turns.settle(this.scanner.heads());
+        } else {
+            this.turns.unsettle();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -232,7 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         if this.linger.is_none() {
             let shut = Pin::new(&mut this.io).poll_shutdown(cx);
             ready!(this.watch_write(cx, shut))?;
-            if this.peer_closed || (this.scanner.refused().is_none() && this.scanner.between_messages()) {
+            if this.ended || (this.scanner.refused().is_none() && this.scanner.between_messages()) {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -1,29 +1,28 @@
 //! HTTP on one accepted connection, from its first byte to its last: version by ALPN, every bound set explicitly, and an orderly end.
 //!
-//! HTTP/1 bytes pass the [`Guard`] first. HTTP/2 framing is the library's, with every bound against floods set by hand because its defaults have
+//! HTTP/1 is `http1.rs`. HTTP/2 framing is the library's, with every bound against floods set by hand because its defaults have
 //! changed over time; the frames that it does not count are [`Counted`]. There is no upgrade and no guessing of versions.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::guard::{Guard, GuardTimes, Verdict};
-use super::head::HeadLimits;
+use super::guard::Verdict;
+use super::http1::serve_http1;
 use super::refusal::{Refusal, RefusedConnection};
 use super::settings::Settings;
 use super::stall::{Streams, Watched};
@@ -36,10 +35,6 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of an answer.
 pub type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// Room that the HTTP library needs besides one whole head.
-const READ_AHEAD: usize = 16 * 1024;
-/// The header fields that the HTTP library takes without being told; told so, it fills an array for each request.
-const LIBRARY_FIELDS: usize = 100;
 /// How long a closing HTTP/2 connection without requests may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// The largest frame that a client may send; the smallest that RFC 9113 allows.
@@ -123,80 +118,6 @@ where
 
 type Served = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-fn serve_http1<H, S>(
-    io: S,
-    connection: Arc<Connection>,
-    handler: Arc<H>,
-    settings: &Settings,
-    (mut stopping, mut trust): (Stopping, Trust),
-) -> impl Future<Output = hyper::Result<()>> + Send + use<H, S>
-where
-    H: Handler,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let limits = &settings.limits;
-    let head = HeadLimits { bytes: limits.max_header_bytes.as_usize(), fields: limits.max_headers.into() };
-    let times = GuardTimes { head: limits.header_timeout.get(), write: limits.idle_timeout.get() };
-    let guard = Guard::new(io, head, times);
-    let verdict = guard.verdict();
-    let ordinals = Arc::new(AtomicU64::new(0));
-    // Set when the next answer is to be the last.
-    let last = Arc::new(AtomicBool::new(false));
-    let outdated = Arc::clone(&last);
-    let service = service_fn(move |request: Request<Incoming>| {
-        // One request at a time and one call a request, so the count agrees with the scan's.
-        let ordinal = ordinals.fetch_add(1, Ordering::Relaxed) + 1;
-        let (connection, handler, verdict) =
-            (Arc::clone(&connection), Arc::clone(&handler), Arc::clone(&verdict));
-        let outdated = Arc::clone(&outdated);
-        async move {
-            Ok::<_, std::convert::Infallible>(match verdict.of_request(ordinal) {
-                Some(refusal) => closing(handler.reject(connection, refusal).await, refusal),
-                None => {
-                    let request = request.map(|body| RequestBody { body, verdict: Some(verdict) });
-                    // Boxed, because the library keeps room for one call on each connection, also while it is idle.
-                    let mut answer = Box::pin(handler.handle(connection, request)).await;
-                    if outdated.load(Ordering::Relaxed) {
-                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    answer
-                }
-            })
-        }
-    });
-    let mut http = http1::Builder::new();
-    if head.fields != LIBRARY_FIELDS {
-        http.max_headers(head.fields);
-    }
-    let served = http
-        .timer(TokioTimer::new())
-        // The guard times a head; what is left to this timer is the wait between requests.
-        .header_read_timeout(limits.idle_timeout.get())
-        .max_buf_size(head.bytes + READ_AHEAD)
-        .half_close(false)
-        .keep_alive(true)
-        .serve_connection(TokioIo::new(guard), service);
-    let mut served = Box::pin(served);
-    async move {
-        loop {
-            tokio::select! {
-                ended = served.as_mut() => return ended,
-                () = stopping.begun() => break,
-                trusted = trust.outdated() => {
-                    // To close an idle connection would race with a request that is on its way, so whoever would be let in again gets
-                    // one more answer.
-                    last.store(true, Ordering::Relaxed);
-                    if !trusted {
-                        served.as_mut().graceful_shutdown();
-                    }
-                }
-            }
-        }
-        served.as_mut().graceful_shutdown();
-        timeout(stopping.drain, served).await.unwrap_or(Ok(()))
-    }
-}
-
 fn serve_http2<H, S>(
     io: S,
     connection: Arc<Connection>,
@@ -218,7 +139,7 @@ where
             // Boxed, because the library moves it into a task of its own.
             let answer = Box::pin(handler.handle(connection, request)).await;
             Ok::<_, std::convert::Infallible>(
-                answer.map(|body| BusyBody { body: Watched::new(body), _busy: busy }),
+                answer.map(|body| BodyWith { body: Watched::new(body), _kept: busy }),
             )
         }
     });
@@ -272,13 +193,6 @@ async fn idle(mut in_flight: watch::Receiver<usize>, limit: Duration) {
     }
 }
 
-/// The answer to a refused request: its status is the refusal's, and it is the last.
-fn closing(mut answer: Response<AnswerBody>, refusal: Refusal) -> Response<AnswerBody> {
-    *answer.status_mut() = refusal.status();
-    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    answer
-}
-
 /// Whether the peer broke the protocol, rather than went away or was slow.
 fn is_violation(protocol: Protocol, error: &hyper::Error) -> bool {
     match protocol {
@@ -295,8 +209,8 @@ fn is_violation(protocol: Protocol, error: &hyper::Error) -> bool {
 /// The body of a request. Broken chunk framing ends it with the [`Refusal`] as its error.
 #[derive(Debug)]
 pub struct RequestBody {
-    body: Incoming,
-    verdict: Option<Arc<Verdict>>,
+    pub(super) body: Incoming,
+    pub(super) verdict: Option<Arc<Verdict>>,
 }
 
 impl HttpBody for RequestBody {
@@ -343,21 +257,22 @@ impl Drop for Busy {
 }
 
 pin_project_lite::pin_project! {
-    struct BusyBody {
+    /// The body of an answer, and what lives as long as it.
+    pub(super) struct BodyWith<B, K> {
         #[pin]
-        body: Watched,
-        _busy: Busy,
+        pub(super) body: B,
+        pub(super) _kept: K,
     }
 }
 
-impl HttpBody for BusyBody {
-    type Data = Bytes;
-    type Error = BoxError;
+impl<B: HttpBody, K> HttpBody for BodyWith<B, K> {
+    type Data = B::Data;
+    type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         self.project().body.poll_frame(cx)
     }
 
