@@ -1,7 +1,7 @@
 //! The end of a crossing: the answer's body as it passes, metered, and the record closed exactly once.
 //!
 //! The record is closed when the body ends, fails or is dropped, whichever comes first: a caller who hangs up
-//! leaves a record too.
+//! leaves a record too. When it ends, its last bytes are on their way first ([`Owed`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
+use tokio::runtime::Handle;
 
 use crate::audit::Draft;
 use crate::audit::record::{Ending, Outcome};
@@ -175,7 +176,7 @@ impl Observer for Meter {
         if let Some(mut completion) = self.completion.take() {
             match completion.closing.take() {
                 Some(closing) => closing.put(completion, self.bytes),
-                None => completion.close(Ending::Complete, None, self.bytes),
+                None => Owed::leave(completion, self.bytes),
             }
         }
     }
@@ -200,6 +201,30 @@ impl Drop for Meter {
     fn drop(&mut self) {
         let ending = if std::thread::panicking() { Ending::Panicked } else { Ending::ClientGone };
         self.close(ending, None);
+    }
+}
+
+/// A whole answer whose record is still to be closed, which is done by dropping this.
+struct Owed(Option<(Completion, u64)>);
+
+impl Owed {
+    /// Leaves it to a task of its own, so that the last bytes of an answer do not wait for the record of it; a runtime that takes no
+    /// more tasks drops it here and now.
+    fn leave(mut completion: Completion, bytes: u64) {
+        // The next request of the same caller must find the place free.
+        completion.slot.free();
+        let owed = Self(Some((completion, bytes)));
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn(async move { drop(owed) }));
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some((completion, bytes)) = self.0.take() {
+            completion.close(Ending::Complete, None, bytes);
+        }
     }
 }
 

@@ -95,6 +95,11 @@ impl Slot {
             Err(_) => Err(LimitExceeded { code: LimitKind::Concurrency, retry_after: CONCURRENCY_RETRY }),
         }
     }
+
+    /// Gives the place back before the slot is dropped.
+    pub fn free(&mut self) {
+        *self = Self { entry: None };
+    }
 }
 
 impl Drop for Slot {
