@@ -37,7 +37,7 @@ impl Collector {
     }
 
     /// `ExportTraceServiceRequest`.
-    fn request<'a>(&mut self, pieces: impl Iterator<Item = &'a [Finished]>) -> Bytes {
+    fn request(&mut self, spans: &[Finished]) -> Bytes {
         let mut request = Message::with_capacity(self.largest);
         request.field(1, |resource_spans| {
             resource_spans.field(1, |resource| {
@@ -46,7 +46,7 @@ impl Collector {
             });
             resource_spans.field(2, |scope_spans| {
                 scope_spans.field(1, |scope| scope.field(1, |name| name.show("tidegate")));
-                pieces.flatten().for_each(|span| scope_spans.span(2, span));
+                spans.iter().for_each(|span| scope_spans.span(2, span));
             });
         });
         self.largest = self.largest.max(request.len());
@@ -55,10 +55,10 @@ impl Collector {
 }
 
 impl Backend for Collector {
-    fn send<'a>(&mut self, pieces: impl Iterator<Item = &'a [Finished]>) -> Result<u64, BoxError> {
+    fn send(&mut self, spans: &[Finished]) -> Result<u64, BoxError> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        let body = self.request(pieces);
+        let body = self.request(spans);
         let (status, answer) = self.transport.post(&self.url, headers, body)?;
         if !status.is_success() {
             return Err(Refused(status).into());

@@ -17,14 +17,11 @@ const ROOM: usize = 8192;
 const BATCH: usize = 512;
 /// How long a span waits for others.
 const DELAY: Duration = Duration::from_secs(1);
-/// Spans that are made while nobody else gets the processor, unless the thread is behind: a tenth of a millisecond. A request that comes
-/// while a whole batch is made would wait for milliseconds where its core is shared.
-const PIECE: usize = 16;
 
 /// Where spans are sent, a batch at a time. Called on a thread of its own.
 pub(super) trait Backend: Send + 'static {
-    /// Sends the spans, which come in pieces; how many of them the backend refused.
-    fn send<'a>(&mut self, pieces: impl Iterator<Item = &'a [Finished]>) -> Result<u64, BoxError>;
+    /// Sends the spans; how many of them the backend refused.
+    fn send(&mut self, spans: &[Finished]) -> Result<u64, BoxError>;
 }
 
 #[derive(Debug, Default)]
@@ -110,8 +107,7 @@ impl<B: Backend> Sender<B> {
         let mut waiting = Vec::new();
         loop {
             let last = self.spool.take(&mut waiting);
-            let behind = waiting.len() > 2 * BATCH;
-            waiting.chunks(BATCH).for_each(|batch| self.send(batch, behind));
+            waiting.chunks(BATCH).for_each(|batch| self.send(batch));
             waiting.clear();
             if last {
                 break;
@@ -119,13 +115,8 @@ impl<B: Backend> Sender<B> {
         }
     }
 
-    fn send(&mut self, batch: &[Finished], behind: bool) {
-        let pieces = batch.chunks(PIECE).inspect(|_| {
-            if !behind {
-                std::thread::yield_now();
-            }
-        });
-        let lost = match self.backend.send(pieces) {
+    fn send(&mut self, batch: &[Finished]) {
+        let lost = match self.backend.send(batch) {
             Ok(refused) => {
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("spans are sent again");
@@ -169,8 +160,8 @@ mod tests {
     }
 
     impl Backend for Told {
-        fn send<'a>(&mut self, pieces: impl Iterator<Item = &'a [Finished]>) -> Result<u64, BoxError> {
-            self.came.send(pieces.map(<[_]>::len).sum()).unwrap();
+        fn send(&mut self, spans: &[Finished]) -> Result<u64, BoxError> {
+            self.came.send(spans.len()).unwrap();
             self.answers.recv().ok().flatten().ok_or_else(|| "503".into())
         }
     }
