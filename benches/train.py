@@ -28,6 +28,8 @@ ISSUER, AUDIENCE = "https://issuer.bench", "gateway"
 CHAT = {"model": "mock", "messages": [{"role": "user", "content": "Which of the two tides of a day is the higher one, and why?"}]}
 TOKENS = 200
 SECONDS = 2
+# How much a count is worth: what is sealed is asked for by one client, one after the other, and would pass for seldom used.
+WEIGHTS = {"requests": 1, "store": 10, "pair": 20}
 
 
 def main():
@@ -60,7 +62,8 @@ def main():
         raw = sorted(folder.rglob("*.profraw"))
         if not raw:
             sys.exit(f"{options.bin} left no profile: build it with RUSTFLAGS=-Cprofile-generate=…")
-        subprocess.run([profdata, "merge", "--sparse", "-o", options.out, *raw], check=True)
+        weighted = [f"--weighted-input={WEIGHTS[file.relative_to(folder).parts[0]]},{file}" for file in raw]
+        subprocess.run([profdata, "merge", "--sparse", "-o", options.out, *weighted], check=True)
     Path(f"{options.out}.for").write_bytes(subprocess.run([ROOT / "deploy/build", "--fits"], stdout=subprocess.PIPE, check=True).stdout)
     print(f"{options.out}: {options.out.stat().st_size:,} bytes from {len(raw)} gateways")
 
