@@ -140,6 +140,8 @@ impl Ends {
         loop {
             let mid_head = guard.mid_head();
             tokio::select! {
+                // A request that is here is answered, also if it is the last.
+                biased;
                 arrived = poll_fn(|cx| guard.poll_arrival(cx)) => {
                     return if arrived.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
                 }
@@ -339,6 +341,9 @@ mod tests {
         let (stop, mut stopped) = ends();
         stop.send_replace(true);
         let (_peer, io) = duplex(4096);
-        assert!(stopped.wait(&mut guarded(io), Instant::now() + IDLE).await.is_break());
+        let mut guard = guarded(io);
+        assert!(stopped.wait(&mut guard, Instant::now() + IDLE).await.is_break());
+        guard.give_back(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(stopped.wait(&mut guard, Instant::now() + IDLE).await.is_continue());
     }
 }
