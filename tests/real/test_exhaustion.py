@@ -18,7 +18,7 @@ from http2 import END_HEADERS, END_STREAM, HEADERS, block, open_http2, raw
 from process import Skip, eventually
 
 IDLE = int(os.environ.get("TIDEGATE_IDLE", "1000"))
-PER_CONNECTION = 32 << 10     # bytes of memory that an idle connection may cost
+PER_CONNECTION = 24 << 10     # bytes of memory that an idle connection may cost
 NOTICED = 0.25                # seconds; below this nobody says that honest callers suffer
 MEMORY = 256 << 20            # bytes of F14
 BODY = 32 << 20
