@@ -86,7 +86,9 @@ impl Lull {
             if before.is_some() && before == self.seen.0 {
                 return since;
             }
-            if self.seen.0.is_none() || before.is_some() {
+            // Under way now, or served others since the last look; else it has only just come to rest, and is looked at again soon.
+            let busy = self.seen.0.is_none() || before.is_some();
+            if busy {
                 self.step = (self.step * 2).min(self.longest);
             }
             self.look.as_mut().reset(now + self.step);
